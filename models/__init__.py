@@ -1,0 +1,1 @@
+"""What learns: tensors and numbers; no Beam, no Kafka, no clock."""

@@ -1,0 +1,1 @@
+"""Beam on one machine, durable: snapshots, commits, recovery. Knows no model and no topic."""
