@@ -69,10 +69,6 @@ class Rejection(NamedTuple):
     series: str | None = None
 
 
-def no_columns(kind: Any) -> Any:
-    return field(default_factory=lambda: np.zeros(0, kind))
-
-
 @dataclass(slots=True)
 class Block:
     """A raw block, decoded: observations in columns (N), those of one record side by side, in offset order."""
@@ -85,12 +81,12 @@ class Block:
     ended: bool = False
     filtered: int = 0  # observations of series that are not asked for
     names: list[str] = field(default_factory=list)  # the distinct series of the block
-    series: np.ndarray = no_columns(np.int32)  # (N,) index into names
-    at: np.ndarray = no_columns(np.int64)  # (N,) event time, us
-    value: np.ndarray = no_columns(np.float64)  # (N,) NaN: an explicit null, a missing observation
-    offset: np.ndarray = no_columns(np.int64)  # (N,)
-    stamp: np.ndarray = no_columns(np.int64)  # (N,) us
-    record: np.ndarray = no_columns(np.int32)  # (N,) index into records
+    series: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # (N,) index into names
+    at: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (N,) event time, us
+    value: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float64))  # (N,) NaN: an explicit null, a missing observation
+    offset: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (N,)
+    stamp: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # (N,) us
+    record: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # (N,) index into records
     records: list[Raw] = field(default_factory=list)  # as they came: whoever rejects later needs the bytes
     rejected: list[Rejection] = field(default_factory=list)
 
@@ -109,8 +105,9 @@ def encode_block(block: Block) -> bytes:
 
 
 def decode_block(data: bytes) -> Block:
+    """The inverse of `encode_block`; the columns are read-only views of the bytes."""
     plain, columns = msgspec.msgpack.decode(data)
-    arrays = {name: np.frombuffer(raw, kind) for (name, kind), raw in zip(COLUMNS.items(), columns, strict=True)}
+    arrays: dict[str, Any] = {name: np.frombuffer(raw, kind) for (name, kind), raw in zip(COLUMNS.items(), columns, strict=True)}
     plain["source"] = Source(*plain["source"])
     plain["records"] = [Raw(o, s, k, v, [(n, x) for n, x in h]) for o, s, k, v, h in plain["records"]]
     plain["rejected"] = [Rejection(*r) for r in plain["rejected"]]
@@ -263,7 +260,8 @@ def rfc3339(us: int) -> str:
 
 
 def iso_duration(us: int) -> str:
-    """
+    """A length of time as ISO 8601.
+
     >>> iso_duration(3600 * SECOND), iso_duration(1_500_000), iso_duration(86400 * SECOND)
     ('PT1H', 'PT1.5S', 'P1D')
     """

@@ -1,0 +1,562 @@
+"""Event time, all of it: clocks, lateness, cells, generations, holding, idling, waking, admission, the ledger.
+
+One pure class. Blocks go in; what the learner must do comes out, in order: admit a series, score and forecast a sample,
+learn what an instant closes. No runner, no broker and no clock of its own: wall time comes with the blocks and only
+decides who is idle, and that is put on record as decisions, so that a run can be repeated.
+
+Times are microseconds. A cell is named by its start, on the step's grid; an instant lies on the learning grid.
+Learning instant T closes the cells that end at or before T. Cell t is advanced, scored and forecast under the newest
+generation not after `floor(floor(t) - disorder - grid)`, and is held until that instant has been passed.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from bisect import bisect_right
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import msgspec
+import xxhash
+
+from pipeline.records import Block, Raw, Rejection, Source
+
+START = -(1 << 60)  # before all time: the clock of a partition that has shown none, and generation 0
+
+
+class Rules(NamedTuple):
+    """The settings that event time obeys; durations in microseconds, wall-clock ones in seconds."""
+
+    step: int
+    grid: int
+    disorder: int
+    learn_ahead: bool = True
+    idle_after: float = math.inf
+    max_hold: float = math.inf
+    max_skew: int = 1 << 60
+    max_held: int = 200_000  # samples held per partition before it is read no further; about 100 bytes each
+    quota: int = 1 << 60  # series per partition
+    forget_after: int = 1 << 60
+
+
+class Decision(NamedTuple):
+    """When learning passed `instant`, a partition that held nobody stood at `position`. The log does not say this.
+
+    To repeat a run: the partition reads no further than `position` before the instant, and the instant is not passed
+    before the partition stands there.
+    """
+
+    source: Source
+    position: int
+    instant: int
+
+
+class Sample(NamedTuple):
+    """One sample, released for its series: to be scored, advanced over and forecast from, in this order."""
+
+    slot: int
+    cell: int
+    value: float
+    generation: int
+    woken: bool  # learning had gone on without it: forecast, never scored
+    inserted: bool  # a newer cell of the series came first: advanced over, not forecast
+    stamp: int
+    trace: str | None
+
+
+class Close(NamedTuple):
+    """Learn: the cells (slot, cell, value) that instant closes, by (key of the series, cell); then drop old generations."""
+
+    instant: int
+    cells: list[tuple[int, int, float]]
+    drop: list[int]
+
+
+class Admit(NamedTuple):
+    slot: int
+    series: str
+    key: int
+
+
+class Forget(NamedTuple):
+    slot: int
+
+
+class TooLate(NamedTuple):
+    source: Source
+    series: str
+    at: int
+    value: float
+    late: int  # us behind what the partition's clock still allowed
+    offset: int
+
+
+class Refused(NamedTuple):
+    source: Source
+    rejection: Rejection
+    raw: Raw
+
+
+Event = Sample | Close | Admit | Forget | TooLate | Refused | Decision
+Held = tuple[int, int, int, int, float, int, str | None]  # generation wanted, cell, position, slot, value, stamp, trace
+
+LEDGER = ("used", "duplicate", "late", "rejected")
+
+
+@dataclass
+class Partition:
+    source: Source
+    clock: int = START
+    position: int | None = None  # None: nothing read yet, wherever it starts
+    idle: bool = False
+    rejoining: bool = False  # awake, but behind learning: holds nobody until it has caught up
+    moved: float = 0.0  # wall clock of the clock's last move
+    blocked: float | None = None  # wall clock since which samples are held
+    consumed: int = 0
+    filtered: int = 0
+    ledger: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LEDGER, 0))
+    held: deque[Held] = field(default_factory=deque)  # read, waiting for their generation, in order
+    aside: list[Held] = field(default_factory=list)  # too far ahead of a clock that their stamp has capped: hold nothing
+    seen: OrderedDict[int, int] = field(default_factory=OrderedDict)  # slot -> clock at its last record, oldest first
+
+
+class LedgerBroken(Exception):  # noqa: N818 - named for what it tells at 3 a.m.
+    """A block does not join the one before it, or the ledger's sum is wrong: records were lost. Nothing may go on."""
+
+
+class Gather:
+    """The state of event time. `add` is the only way in; `state` and `restore` are bytes."""
+
+    def __init__(self, rules: Rules, sources: Sequence[Source]) -> None:
+        self.rules = rules
+        self.parts = {s: Partition(s) for s in sorted(sources)}
+        self.reached = START  # the last learning instant passed
+        self.generations = [START]  # instants at which something was learnt, and kept
+        self.open: dict[int, dict[tuple[int, int], float]] = {}  # instant that learns them -> {(slot, cell): value}
+        self.due: list[int] = []  # heap of the keys of `open`
+        self.names: dict[str, int] = {}
+        self.series: dict[int, tuple[str, int, Source]] = {}  # slot -> name, key, partition that admitted it
+        self.free: list[int] = []
+        self.newest: dict[int, int] = {}  # slot -> its newest cell released
+        self.decisions: list[Decision] = []
+        self.dropped_decisions = 0  # how many came before `decisions[0]`
+        self.elsewhere: set[int] = set()  # slots seen in a second partition
+        self.forgotten = 0
+        self.known: dict[Source, deque[Decision]] = {s: deque() for s in self.parts}
+        self.repeating = False
+        self.lowest = START  # the smallest clock that holds the watermark, as of the last advance
+        self.events: list[Event] = []
+
+    # Reading
+
+    def add(self, block: Block) -> list[Event]:
+        """What the block lets happen, in order.
+
+        A repeat of what was read is dropped; raises LedgerBroken when the block does not join.
+        """
+        part = self.parts.get(block.source)
+        if part is None:
+            raise LedgerBroken(f"{block.source} is not a partition that this run started with: stop and start again to take it up")
+        if part.position is None:
+            part.position = block.first
+        if block.next <= part.position and block.first < part.position:
+            return []
+        if block.first != part.position:
+            raise LedgerBroken(f"{block.source}: stands at {part.position}, the next block starts at {block.first}")
+        if not part.moved:
+            part.moved = block.now
+        self.events = []
+        part.filtered += block.filtered
+        part.consumed += len(block.at) + len(block.rejected)
+        part.ledger["rejected"] += len(block.rejected)
+        if len(block.at):
+            self._read(part, block)
+        part.position = block.next
+        self._advance(block.now)
+        self._tick(part, block)
+        self._check(part)
+        events, self.events = self.events, []
+        return events
+
+    def limit(self, source: Source) -> int | None:
+        """The position that a reader must not pass now; None: no limit."""
+        part, known = self.parts[source], self.known[source]
+        if self.repeating:
+            return known[0].position if known else part.position or 0
+        if len(part.held) + len(part.aside) >= self.rules.max_held:
+            return part.position
+        others = [q.clock for q in self.parts.values() if not self._excluded(q)]
+        if others and part.clock - min(others) > self.rules.max_skew:
+            return part.position
+        return None
+
+    def _read(self, part: Partition, block: Block) -> None:
+        disorder, now = self.rules.disorder, block.now
+        slots: list[int | None] = [None] * len(block.names)
+        records, names = block.records, block.names
+        last = -1
+        columns = zip(
+            block.series.tolist(), block.at.tolist(), block.value.tolist(), block.stamp.tolist(), block.record.tolist(), strict=True
+        )
+        for code, at, value, stamp, record in columns:
+            raw = records[record]
+            if record != last:
+                if last >= 0:
+                    self._settle(part, records[last].offset + 1, now)
+                part.position = records[record - 1].offset + 1 if record else block.first
+                last = record
+            if at < part.clock - disorder:
+                part.ledger["late"] += 1
+                self.events.append(TooLate(part.source, names[code], at, value, part.clock - disorder - at, raw.offset))
+                continue
+            slot = slots[code]
+            if slot is None or slot not in part.seen:
+                slot = slots[code] = self._admit(part, names[code])
+                if slot is None:
+                    self._refuse(part, names[code], record, raw)
+                    continue
+            before = part.clock
+            part.seen[slot] = max(before, min(at, stamp))
+            part.seen.move_to_end(slot)
+            self._move(part, at, stamp, now)
+            self._accept(part, slot, at, value, stamp, raw)
+            if part.clock != before and before <= self.lowest:
+                self.lowest = START - 1  # the watermark may move: look when the record is done
+        if last >= 0:
+            self._settle(part, records[last].offset + 1, now)
+
+    def _settle(self, part: Partition, position: int, now: float) -> None:
+        """A record is done: release what it lets go."""
+        part.position = position
+        if self.lowest < START or self.repeating or part.idle or part.rejoining:
+            self._advance(now)
+        elif part.held and part.held[0][0] <= self.reached:
+            self._release_from(part)
+
+    def _move(self, part: Partition, at: int, stamp: int, now: float) -> None:
+        """The partition's clock, and with it who holds whom; a record moves it to at most its own Kafka timestamp."""
+        clock = min(at, stamp)
+        if clock > part.clock:
+            part.clock, part.moved = clock, now
+            self._forget(part)
+        if part.idle or part.rejoining or part.aside:
+            behind = part.clock - self.rules.disorder < self.reached
+            overtaken = behind or any(cell + self.rules.step <= self.reached for _, cell, *_ in part.aside)
+            if part.idle and overtaken and not self.repeating:
+                assert part.position is not None
+                self._decide(Decision(part.source, part.position, self.reached))
+            if part.idle or part.rejoining:
+                self.lowest = START - 1
+            part.rejoining = (part.idle or part.rejoining) and behind
+            part.idle = False
+            for ready in sorted(h for h in part.aside if not self._early(part, h[0])):
+                part.aside.remove(ready)
+                part.held.append(ready)
+
+    def _accept(self, part: Partition, slot: int, at: int, value: float, stamp: int, raw: Raw) -> None:
+        if math.isnan(value):  # an explicit null says that the series lives, not what it is
+            part.ledger["used"] += 1
+            return
+        step = self.rules.step
+        cell = at - at % step
+        instant = -(-(cell + step) // self.rules.grid) * self.rules.grid
+        group = self.open.get(instant)
+        if group is not None and (slot, cell) in group:
+            part.ledger["duplicate"] += 1
+            group[slot, cell] = value
+            return
+        if cell + step <= self.reached and cell <= self.newest.get(slot, START):
+            part.ledger["late"] += 1  # woken, and its series has gone on without it
+            self.events.append(TooLate(part.source, self.series[slot][0], at, value, self.reached - cell, raw.offset))
+            return
+        part.ledger["used"] += 1
+        if group is None:
+            group = self.open[instant] = {}
+            heapq.heappush(self.due, instant)
+        group[slot, cell] = value
+        want = self.wanted(cell)
+        held = (want, cell, raw.offset, slot, value, stamp, trace(raw))
+        if self._early(part, want):
+            part.aside.append(held)
+        else:
+            part.held.append(held)
+
+    def wanted(self, cell: int) -> int:
+        """The instant whose generation a cell is advanced, scored and forecast under.
+
+        >>> Gather(Rules(step=1, grid=1, disorder=1), []).wanted(10)
+        8
+        """
+        grid = self.rules.grid
+        want = cell - cell % grid - self.rules.disorder - (grid if self.rules.learn_ahead else 0)
+        return want - want % grid
+
+    def _early(self, part: Partition, want: int) -> bool:
+        """Its generation lies ahead of its own partition's clock: only possible where the stamp has capped the clock."""
+        return want > part.clock - self.rules.disorder
+
+    # Who is a series
+
+    def _admit(self, part: Partition, name: str) -> int | None:
+        slot = self.names.get(name)
+        if slot is not None:
+            if self.series[slot][2] != part.source:
+                self.elsewhere.add(slot)
+            return slot
+        if len(part.seen) >= self.rules.quota:
+            return None
+        slot = self.free.pop() if self.free else len(self.names)
+        key = xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
+        self.names[name] = slot
+        self.series[slot] = (name, key, part.source)
+        self.events.append(Admit(slot, name, key))
+        return slot
+
+    def _refuse(self, part: Partition, name: str, record: int, raw: Raw) -> None:
+        part.ledger["rejected"] += 1
+        why = f"this partition has its {self.rules.quota} series; raise series.max_series, or shorten series.forget_after"
+        self.events.append(Refused(part.source, Rejection(record, raw.offset, "too_many_series", why, name), raw))
+
+    def _forget(self, part: Partition) -> None:
+        bound = part.clock - self.rules.forget_after
+        while part.seen:
+            slot, seen = next(iter(part.seen.items()))
+            if seen >= bound:
+                return
+            del part.seen[slot]
+            name, _, owner = self.series[slot]
+            if owner != part.source:
+                continue
+            for other in self.parts.values():
+                other.seen.pop(slot, None)
+            del self.series[slot], self.names[name]
+            self.newest.pop(slot, None)
+            self.elsewhere.discard(slot)
+            self.free.append(slot)
+            self.forgotten += 1
+            self.events.append(Forget(slot))
+
+    # The watermark
+
+    def _behind(self, part: Partition) -> bool:
+        return part.clock - self.rules.disorder < self.reached
+
+    def _waiting(self, part: Partition) -> bool:
+        """Repeating: it stands where the record of an earlier run says that an instant passed first."""
+        known = self.known[part.source]
+        return bool(known) and part.position == known[0].position
+
+    def _excluded(self, part: Partition) -> bool:
+        return part.idle or part.rejoining or (self.repeating and self._waiting(part))
+
+    def watermark(self) -> int:
+        """Below it everything has come: the smallest clock of the partitions that hold, less the disorder allowed."""
+        clocks = [q.clock for q in self.parts.values() if not self._excluded(q)]
+        self.lowest = min(clocks, default=START)
+        mark = (self.lowest if clocks else max((q.clock for q in self.parts.values()), default=START)) - self.rules.disorder
+        if self.repeating:
+            for q in self.parts.values():
+                if q.rejoining and not self._waiting(q):
+                    mark = min(mark, self.reached)  # what passed meanwhile is on record: see the next decision
+                elif self.known[q.source]:
+                    mark = min(mark, self.known[q.source][0].instant)
+        return mark
+
+    # Learning instants, and what they release
+
+    def _advance(self, now: float) -> None:
+        while True:
+            while (mark := self.watermark()) >= (due := self._next_due()):
+                self._reach(int(due) - self.rules.grid)
+                self._learn(int(due))
+            self._reach(mark - mark % self.rules.grid)
+            if not (self.repeating and self._drop_repeated()):
+                break
+        for q in self.parts.values():
+            q.blocked = (now if q.blocked is None else q.blocked) if q.held else None
+
+    def _next_due(self) -> float:
+        """The next instant at which there is something to learn; what woke too late is learnt at the next one."""
+        return max(self.due[0], self.reached + self.rules.grid) if self.due else math.inf
+
+    def _reach(self, instant: int) -> None:
+        if instant > self.reached:
+            self.reached = instant
+            if not self.repeating:
+                for q in self.parts.values():
+                    if q.rejoining:
+                        assert q.position is not None
+                        self._decide(Decision(q.source, q.position, instant))
+        self._release()
+
+    def _learn(self, instant: int) -> None:
+        done: list[tuple[int, int, int, float]] = []
+        while self.due and self.due[0] <= instant:
+            for (slot, cell), value in self.open.pop(heapq.heappop(self.due)).items():
+                done.append((self.series[slot][1] if slot in self.series else 0, cell, slot, value))
+        done.sort()
+        self.generations.append(instant)
+        horizon = instant - self.rules.disorder - 3 * self.rules.grid
+        older = [g for g in self.generations if g <= horizon]
+        self.generations = self.generations[max(0, len(older) - 1) :]
+        self.events.append(Close(instant, [(slot, cell, value) for _, cell, slot, value in done], older[:-1]))
+        self._reach(instant)
+
+    def _release(self) -> None:
+        for part in self.parts.values():
+            if part.held and part.held[0][0] <= self.reached:
+                self._release_from(part)
+
+    def _release_from(self, part: Partition) -> None:
+        while part.held and part.held[0][0] <= self.reached:
+            want, cell, _, slot, value, stamp, parent = part.held.popleft()
+            inserted = cell <= self.newest.get(slot, START)
+            if not inserted:
+                self.newest[slot] = cell
+            kept = bisect_right(self.generations, want)
+            woken = cell + self.rules.step <= self.reached or not kept
+            generation = self.generations[max(kept - 1, 0)]
+            self.events.append(Sample(slot, cell, value, generation, woken, inserted, stamp, parent))
+
+    # Wall clock
+
+    def _tick(self, part: Partition, block: Block) -> None:
+        """Nothing has come for a while, and nothing is there: nobody waits for this partition any longer."""
+        if block.ended and not part.idle:
+            return  # a bounded source closes nothing that its data has not closed
+        if not block.stable or self._excluded(part) or self.repeating:
+            return
+        mark = self.watermark()
+        slowest = part.clock - self.rules.disorder <= mark
+        others = (o for o in self.parts.values() if o is not part and o.held and o.blocked is not None)
+        blocks = any(block.now - (o.blocked or 0.0) >= self.rules.max_hold for o in others)
+        if part.clock == START or block.now - part.moved >= self.rules.idle_after or (slowest and blocks):
+            part.idle = True
+            self._advance(block.now)
+
+    def close_all(self) -> list[Event]:
+        """The data has ended for good (`replay --close`): every partition's clock passes the last open cell."""
+        self.events = []
+        if self.due:
+            end = max(self.due) + self.rules.disorder
+            for part in self.parts.values():
+                part.clock = max(part.clock, end)
+                part.held.extend(sorted(part.aside))
+                part.aside.clear()
+            self._advance(0.0)
+        events, self.events = self.events, []
+        return events
+
+    # Decisions, commits and recovery
+
+    def _decide(self, decision: Decision) -> None:
+        self.decisions.append(decision)
+        self.events.append(decision)
+
+    def _drop_repeated(self) -> bool:
+        """Drop the decisions that have been repeated; True when there were some."""
+        found = False
+        for q in self.parts.values():
+            known = self.known[q.source]
+            while self._waiting(q) and self.reached >= known[0].instant - known[0].instant % self.rules.grid:
+                known.popleft()
+                q.rejoining = found = True
+        return found
+
+    def _check(self, part: Partition) -> None:
+        if sum(part.ledger.values()) != part.consumed:
+            raise LedgerBroken(f"{part.source}: consumed {part.consumed}, accounted for {part.ledger}")
+
+    def repeat(self, decisions: Iterable[Decision]) -> list[Event]:
+        """Follow these decisions instead of any clock, and read no further than the last of them; () ends repeating."""
+        known = sorted(decisions, key=lambda d: (d.position, d.instant))
+        self.known = {s: deque(d for d in known if d.source == s) for s in self.parts}
+        self.repeating = bool(known)
+        for q in self.parts.values():
+            q.idle = q.idle and not self.repeating  # what is on record decides, and a silent wake needs no record
+        self.events = []
+        self._advance(0.0)
+        events, self.events = self.events, []
+        return events
+
+    def repeated(self) -> bool:
+        """Every decision has been followed: it stands where the record ends."""
+        return not any(self.known.values())
+
+    def ends(self) -> list[Decision]:
+        """A commit said of every partition: where it stood when learning had reached the last instant."""
+        return [Decision(s, q.position, self.reached) for s, q in self.parts.items() if q.position is not None]
+
+    def flags(self) -> dict[str, list[Any]]:
+        return {f"{s.topic}/{s.partition}": [q.idle, q.rejoining] for s, q in self.parts.items()}
+
+    def resume(self, flags: dict[str, list[Any]]) -> list[Event]:
+        """Recovery is over: take the flags on record and live on."""
+        for s, q in self.parts.items():
+            q.idle, q.rejoining = flags[f"{s.topic}/{s.partition}"]
+            q.moved, q.blocked = 0.0, None
+        return self.repeat(())
+
+    def totals(self) -> dict[str, int]:
+        total = {name: sum(q.ledger[name] for q in self.parts.values()) for name in LEDGER}
+        return {"consumed": sum(q.consumed for q in self.parts.values()), **total}
+
+    def state(self) -> bytes:
+        """Everything that recovery must bring back. (Slots are numbered as series come, so equal states may differ in them.)"""
+        parts = [
+            [
+                list(s),
+                q.clock,
+                q.position,
+                q.idle,
+                q.rejoining,
+                q.consumed,
+                q.filtered,
+                q.ledger,
+                list(q.held),
+                q.aside,
+                list(q.seen.items()),
+            ]
+            for s, q in self.parts.items()
+        ]
+        cells = [[instant, sorted((s, c, v) for (s, c), v in self.open[instant].items())] for instant in sorted(self.open)]
+        series = [[slot, name, key, list(owner)] for slot, (name, key, owner) in sorted(self.series.items())]
+        rest = [sorted(self.newest.items()), sorted(self.elsewhere), self.free, self.forgotten]
+        decisions = [self.dropped_decisions, [[list(d.source), d.position, d.instant] for d in self.decisions]]
+        return msgspec.msgpack.encode([self.reached, self.generations, parts, cells, series, rest, decisions])
+
+    @classmethod
+    def restore(cls, rules: Rules, data: bytes) -> Gather:
+        reached, generations, parts, cells, series, rest, decisions = msgspec.msgpack.decode(data)
+        self = cls(rules, [Source(*p[0]) for p in parts])
+        self.reached, self.generations = reached, generations
+        for source, clock, position, idle, rejoining, consumed, filtered, ledger, held, aside, seen in parts:
+            q = self.parts[Source(*source)]
+            q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered = clock, position, idle, rejoining, consumed, filtered
+            q.ledger, q.held, q.aside = ledger, deque(_held(h) for h in held), [_held(h) for h in aside]
+            q.seen = OrderedDict((slot, at) for slot, at in seen)
+        self.open = {instant: {(s, c): v for s, c, v in group} for instant, group in cells}
+        self.due = sorted(self.open)
+        self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}
+        self.names = {name: slot for slot, (name, _, _) in self.series.items()}
+        newest, elsewhere, self.free, self.forgotten = rest
+        self.newest, self.elsewhere = dict(newest), set(elsewhere)
+        self.dropped_decisions = decisions[0]
+        self.decisions = [Decision(Source(*s), position, instant) for s, position, instant in decisions[1]]
+        return self
+
+
+def _held(row: list[Any]) -> Held:
+    want, cell, position, slot, value, stamp, parent = row
+    return (want, cell, position, slot, value, stamp, parent)
+
+
+def trace(raw: Raw) -> str | None:
+    """The record's `traceparent`, when it has one."""
+    for name, value in raw.headers:
+        if name == "traceparent":
+            return value.decode("ascii", "replace")
+    return None
