@@ -1,0 +1,272 @@
+"""What the learner says, as messages for our topics. Pure: arrays and names in, messages out.
+
+Letters: N samples in a step, H lead times, Q quantile levels, B central bands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import xxhash
+
+from pipeline.records import (
+    DecisionRecord,
+    Forecast,
+    Late,
+    LeadForecast,
+    LeadScore,
+    Message,
+    Score,
+    Served,
+    Source,
+    encode,
+    identity,
+    iso_duration,
+    rfc3339,
+)
+
+
+class Voice(NamedTuple):
+    """What every message of an application repeats."""
+
+    application: str
+    step: int  # us
+    horizon: int
+    levels: tuple[float, ...]
+    model: str
+    version: str
+    experts: tuple[str, ...]  # names for the indices in a step
+    reasons: tuple[str | None, ...]  # likewise; index 0: none
+    bands: tuple[float, ...]  # nominal coverage of the central bands, ascending
+    layout: str  # "record" or "row"
+
+
+class Issued(Protocol):
+    """The part of a learner's step that is told here; shapes as in models.learner.Step."""
+
+    point: np.ndarray  # (N, H)
+    quantiles: np.ndarray  # (N, Q, H)
+    by: np.ndarray  # (N, H)
+    reason: np.ndarray  # (N, H)
+    cold: np.ndarray  # (N,)
+    observations: np.ndarray  # (N,)
+    updates: int
+
+
+class Told(NamedTuple):
+    """Which sample a message is about."""
+
+    row: int  # in the step
+    series: str
+    cell: int  # us
+    value: float
+    woken: bool
+    stamp: int
+    trace: str | None
+
+
+EXACT = (1e-14, 1e27)  # outside, ten to the places is no exact float: such values are left as they are
+DIGITS = 7  # what single precision holds; more would be noise in every consumer's storage
+
+
+def tidy(x: np.ndarray) -> np.ndarray:
+    """Round to `DIGITS` significant digits, as float64.
+
+    >>> tidy(np.array([1234.56789, 0.0, -0.0842908312345])).tolist()
+    [1234.568, 0.0, -0.08429083]
+    """
+    size = np.abs(x)
+    usual = (size > EXACT[0]) & (size < EXACT[1])
+    places = np.where(usual, DIGITS - 1 - np.floor(np.log10(size, out=np.zeros_like(x), where=usual)), 0)
+    up, down = np.power(10.0, np.maximum(places, 0)), np.power(10.0, np.maximum(-places, 0))
+    return np.asarray(np.where(usual, np.round(x * up / down) / up * down, x))
+
+
+@lru_cache(maxsize=4096)
+def instant(us: int) -> str:
+    return rfc3339(us)
+
+
+@lru_cache(maxsize=512)
+def targets(cell: int, step: int, horizon: int) -> tuple[str, ...]:
+    return tuple(instant(cell + k * step) for k in range(1, horizon + 1))
+
+
+def namer(kind: str, application: str, series: str) -> bytes:
+    """What ids of one series begin with: `named(namer(k, a, s), t) == identity(k, a, s, t)`.
+
+    >>> named(namer("forecasts", "tidecast", "taxi"), 5) == identity("forecasts", "tidecast", "taxi", 5)
+    True
+    """
+    return encode([kind, application, series])[:-1]
+
+
+def named(prefix: bytes, us: int) -> str:
+    return xxhash.xxh3_128_hexdigest(prefix + b",%d]" % us)
+
+
+def served(by: list[int], reason: list[int], voice: Voice) -> list[Served]:
+    """Neighbouring leads that one expert served for one reason, as runs."""
+    runs: list[Served] = []
+    start = 0
+    for lead in range(1, len(by) + 1):
+        if lead == len(by) or by[lead] != by[start] or reason[lead] != reason[start]:
+            runs.append(Served(start + 1, lead, voice.experts[by[start]], voice.reasons[reason[start]]))  # type: ignore[arg-type]
+            start = lead
+    return runs
+
+
+def headers(trace: str | None) -> Sequence[tuple[str, bytes]]:
+    return () if trace is None else (("traceparent", trace.encode()),)
+
+
+def forecasts(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]:
+    """One message per sample, or with `layout = "row"` one per sample and lead."""
+    if not told:
+        return []
+    rows = [t.row for t in told]
+    points, quantiles = tidy(step.point[rows]).tolist(), tidy(step.quantiles[rows]).tolist()
+    by, reasons = step.by[rows].tolist(), step.reason[rows].tolist()
+    cold, observations = step.cold[rows].tolist(), step.observations[rows].tolist()
+    tell = _as_rows if voice.layout == "row" else _as_record
+    out: list[Message] = []
+    for i, t in enumerate(told):
+        rest = {
+            "application": voice.application,
+            "series": t.series,
+            "issued_at": instant(t.cell),
+            "step": iso_duration(voice.step),
+            "point_is": "mean",
+            "levels": voice.levels,
+            "model": voice.model,
+            "model_version": voice.version,
+            "updates": step.updates,
+            "cold": cold[i],
+            "woken": t.woken,
+            "observations": observations[i],
+        }
+        out += tell(t, voice, points[i], quantiles[i], served(by[i], reasons[i], voice), rest)
+    return out
+
+
+def _as_record(t: Told, voice: Voice, point: list[float], quantiles: list[list[float]], runs: list[Served], rest: Any) -> list[Message]:
+    name = named(namer("forecasts", voice.application, t.series), t.cell)
+    record = Forecast(
+        id=name,
+        horizon=voice.horizon,
+        targets=targets(t.cell, voice.step, voice.horizon),
+        point=point,
+        quantiles=quantiles,
+        served=runs,
+        **rest,
+    )
+    return [Message("forecasts", t.series.encode(), encode(record), name, t.cell, headers(t.trace), t.stamp)]
+
+
+def _as_rows(t: Told, voice: Voice, point: list[float], quantiles: list[list[float]], runs: list[Served], rest: Any) -> list[Message]:
+    out = []
+    for run in runs:
+        for lead in range(run.from_lead, run.to_lead + 1):
+            name = identity("forecasts", voice.application, t.series, t.cell, lead)
+            record = LeadForecast(
+                id=name,
+                lead=lead,
+                target=instant(t.cell + lead * voice.step),
+                point=point[lead - 1],
+                quantiles=[q[lead - 1] for q in quantiles],
+                by=run.by,
+                reason=run.reason,
+                **rest,
+            )
+            out.append(Message("forecasts", t.series.encode(), encode(record), name, t.cell, headers(t.trace), t.stamp))
+    return out
+
+
+class Scored(Protocol):
+    """The scores of a learner's step, per sample and lead; shapes as in models.learner.Step."""
+
+    scored: np.ndarray  # (N, H)
+    s_point: np.ndarray  # (N, H)
+    s_by: np.ndarray  # (N, H)
+    s_baseline: np.ndarray  # (N, H)
+    s_baseline_point: np.ndarray  # (N, H)
+    covered: np.ndarray  # (N, H, B)
+
+
+def scores(step: Scored, told: Sequence[Told], voice: Voice, *, since: int) -> list[Message]:
+    """What the forecasts that met their actual value were worth; those issued before `since` were never published."""
+    if not told:
+        return []
+    rows = np.array([t.row for t in told])
+    actual = np.array([t.value for t in told])
+    cells = np.array([t.cell for t in told])
+    leads = np.arange(1, voice.horizon + 1)
+    counted = step.scored[rows] & (cells[:, None] - leads * voice.step >= since)
+    point, baseline = step.s_point[rows], step.s_baseline_point[rows]
+    columns = [tidy(a).tolist() for a in (point, actual[:, None] - point, actual[:, None] - baseline)]
+    codes = (step.covered[rows] * (1 << np.arange(len(voice.bands)))).sum(-1).tolist()
+    by, base = step.s_by[rows].tolist(), step.s_baseline[rows].tolist()
+    outside = voice.bands.index(max(voice.bands)) if voice.bands else None
+    subsets = [tuple(b for k, b in enumerate(voice.bands) if code >> k & 1) for code in range(1 << len(voice.bands))]
+    out = []
+    for i, t in enumerate(told):
+        which = np.flatnonzero(counted[i]).tolist()
+        if not which:
+            continue
+        prefix = namer("forecasts", voice.application, t.series)
+        listed = [
+            LeadScore(
+                lead=h + 1,
+                issued_at=instant(t.cell - (h + 1) * voice.step),
+                forecast_id=named(prefix, t.cell - (h + 1) * voice.step),
+                by=voice.experts[by[i][h]],
+                point=columns[0][i][h],
+                error=columns[1][i][h],
+                baseline=voice.experts[base[i][h]],
+                baseline_error=columns[2][i][h],
+                covered=subsets[codes[i][h]],
+                model_version=voice.version,
+            )
+            for h in which
+        ]
+        name = named(namer("scores", voice.application, t.series), t.cell)
+        anomaly = which[0] == 0 and outside is not None and not codes[i][0] >> outside & 1
+        record = Score(
+            id=name, application=voice.application, series=t.series, at=instant(t.cell), actual=t.value, anomaly=anomaly, scores=listed
+        )
+        out.append(Message("scores", t.series.encode(), encode(record), name, t.cell, headers(t.trace)))
+    return out
+
+
+def late(source: Source, offset: int, series: str, at: int, value: float, behind: int, voice: Voice) -> Message:
+    name = identity("late", voice.application, source.topic, source.partition, offset, series)
+    record = Late(
+        id=name,
+        application=voice.application,
+        series=series,
+        at=rfc3339(at),
+        value=None if np.isnan(value) else value,
+        late_seconds=behind / 1e6,
+        topic=source.topic,
+        partition=source.partition,
+        offset=offset,
+    )
+    return Message("late", series.encode(), encode(record), name, at)
+
+
+def decision(kind: str, at: int, voice: Voice, *, cause: str, numbers: dict[str, Any], identified_by: Sequence[object]) -> Message:
+    name = identity("decisions", voice.application, kind, *identified_by)
+    record = DecisionRecord(
+        id=name,
+        application=voice.application,
+        at=rfc3339(max(at, 0)),
+        kind=kind,
+        model=voice.model,
+        version=voice.version,
+        cause=cause,
+        numbers=numbers,
+    )
+    return Message("decisions", voice.application.encode(), encode(record), name, max(at, 0))

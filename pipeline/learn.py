@@ -1,0 +1,420 @@
+"""Where Beam meets the model: samples are scored and forecast as they come, closed windows are learnt.
+
+A shard is one gather (event time) and one learner (everything learnt). Forecasts never wait for learning: what an
+instant closes is queued, and learnt before the first sample that needs its generation, or when the stream is quiet.
+Which of the two it was cannot show in any output: a generation is a function of event time.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import apache_beam as beam
+import msgspec
+import numpy as np
+import xxhash
+from apache_beam import coders
+from apache_beam.transforms import userstate
+from models.learner import EXPERTS, REASONS, Cells, Config, Learner, Step
+from models.learner import Decision as Learnt
+
+from pipeline import compose, gather
+from pipeline.compose import Told, Voice
+from pipeline.gather import Gather, Rules
+from pipeline.metrics import Metrics, lead_bucket
+from pipeline.records import Block, Message, Source
+from pipeline.rejected import rejection_message
+
+
+class Spec(NamedTuple):
+    """All that a shard is made from: plain data, so that a DoFn can carry it."""
+
+    application: str
+    rules: Rules
+    config: Config
+    sources: tuple[Source, ...]
+    layout: str
+    publish_from: int  # us; forecasts issued earlier are learnt from and scored, not published
+    rejected_max_bytes: int
+    watched: tuple[str, ...]  # the few series that are looked at one by one
+    version: str  # of the program, for rejected records
+
+
+QUIET_SECONDS = 1.0  # without a sample for so long, queued learning delays nobody
+STATUS_SECONDS = 0.5
+
+METRICS: Metrics | None = None  # set by whoever runs the flow in this process
+STATUS: dict[str, Any] = {}  # the newest status of the shard in this process, for tables and summaries
+LIVE: dict[bytes, Shard] = {}  # what state cells stand for, in an engine that keeps them by reference
+BY_REFERENCE = False
+TOKEN = b"live:"
+
+
+class Shard:
+    """One learner, its event time, and what it owes: `take` a block, get the messages."""
+
+    def __init__(self, spec: Spec, *, part: Gather | None = None, learner: Learner | None = None) -> None:
+        self.spec = spec
+        self.gather = part or Gather(spec.rules, spec.sources)
+        self.learner = learner or Learner(spec.config)
+        self.token = TOKEN + uuid.uuid4().hex.encode()
+        self.queue: deque[gather.Close] = deque()  # passed, not learnt yet
+        self.learnt = gather.START  # the last instant learnt
+        self.windows = 0
+        self.published = dict.fromkeys(("forecasts", "scores", "late", "rejected"), 0)
+        self.digest = 0  # a sum over what was published, so that the order of partitions does not show
+        self.arrived = 0.0  # wall clock of the newest block with samples
+        self.told = 0.0  # wall clock of the newest status
+        self.owed: list[Message] = []  # released between blocks, by recovery
+        self.snapshots: deque[int] = deque(maxlen=3)  # how many decisions there were at the newest snapshots
+        config = spec.config
+        self.voice = Voice(
+            spec.application, spec.rules.step, config.horizon, tuple(config.levels), "default", self.learner.version,
+            EXPERTS, REASONS, self.learner.bands, spec.layout,
+        )  # fmt: skip
+
+    def take(self, block: Block) -> list[Message]:
+        """Score, forecast, and learn what may no longer wait."""
+        out, self.owed = self.owed, []
+        for rejection in block.rejected:
+            raw = block.records[rejection.record] if rejection.record >= 0 else None
+            message = rejection_message(
+                raw,
+                rejection,
+                block.source,
+                application=self.spec.application,
+                version=self.spec.version,
+                max_bytes=self.spec.rejected_max_bytes,
+            )
+            out.append(message)
+        out += self.follow(self.gather.add(block))
+        if len(block.at):
+            self.arrived = block.now
+        elif self.queue and (block.ended or block.now - self.arrived >= QUIET_SECONDS):
+            out += self.learn_next()
+        while block.ended and self.queue:
+            out += self.learn_next()
+        self._count(block, out)
+        return out
+
+    def follow(self, events: Iterable[gather.Event]) -> list[Message]:
+        """Do what event time says, in order, many series at a time."""
+        out: list[Message] = []
+        waiting: list[gather.Sample] = []
+        for event in events:
+            match event:
+                case gather.Sample():
+                    if self.queue and self.queue[0].instant <= event.generation:
+                        out += self._arrive(waiting)
+                        waiting = []
+                        while self.queue and self.queue[0].instant <= event.generation:
+                            out += self.learn_next()
+                    waiting.append(event)
+                case gather.Close():
+                    self.queue.append(event)
+                case gather.Admit(slot, _, key):
+                    self.learner.admit(slot, key)
+                case gather.Forget(slot):
+                    out += self._arrive(waiting)
+                    waiting = []
+                    self.learner.forget(np.array([slot]))
+                case gather.TooLate():
+                    out.append(compose.late(event.source, event.offset, event.series, event.at, event.value, event.late, self.voice))
+                case gather.Refused():
+                    spec = self.spec
+                    out.append(
+                        rejection_message(
+                            event.raw, event.rejection, event.source, application=spec.application, version=spec.version,
+                            max_bytes=spec.rejected_max_bytes,
+                        )
+                    )  # fmt: skip
+                case gather.Decision():
+                    out.append(self._woke(event))
+        return out + self._arrive(waiting)
+
+    def _arrive(self, samples: list[gather.Sample]) -> list[Message]:
+        """Batches in which every series stands once; each series in its own order."""
+        batches: dict[tuple[int, int], list[gather.Sample]] = {}
+        turn: dict[int, int] = {}
+        for sample in samples:
+            turn[sample.slot] = n = turn.get(sample.slot, -1) + 1
+            batches.setdefault((n, sample.generation), []).append(sample)
+        out: list[Message] = []
+        for (_, generation), batch in sorted(batches.items(), key=lambda item: item[0][0]):
+            out += self._step(batch, generation)
+        return out
+
+    def _step(self, batch: list[gather.Sample], generation: int) -> list[Message]:
+        step_us = self.spec.rules.step
+        cells = Cells(
+            slot=np.array([s.slot for s in batch], np.int64),
+            key=np.array([self.gather.series[s.slot][1] for s in batch], np.uint64),
+            cell=np.array([s.cell // step_us for s in batch], np.int64),
+            value=np.array([s.value for s in batch], np.float64),
+        )
+        step = self.learner.arrive(cells, generation=generation, woken=np.array([s.woken for s in batch], bool))
+        told = [Told(i, self.gather.series[s.slot][0], s.cell, s.value, s.woken, s.stamp, s.trace) for i, s in enumerate(batch)]
+        since = self.spec.publish_from
+        issued = [t for t in told if step.issued[t.row] and t.cell >= since]
+        out = compose.scores(step, [t for t in told if not t.woken], self.voice, since=since)
+        out += compose.forecasts(step, issued, self.voice)
+        self._measure(step, len(issued))
+        return out
+
+    def learn_next(self) -> list[Message]:
+        """Learn the oldest instant of the queue."""
+        close = self.queue.popleft()
+        step_us = self.spec.rules.step
+        slots = [slot for slot, _, _ in close.cells]
+        cells = Cells(
+            slot=np.array(slots, np.int64),
+            key=np.array([self.gather.series[s][1] if s in self.gather.series else 0 for s in slots], np.uint64),
+            cell=np.array([cell // step_us for _, cell, _ in close.cells], np.int64),
+            value=np.array([value for *_, value in close.cells], np.float64),
+        )
+        decisions = self.learner.close(cells, instant=close.instant, drop=close.drop)
+        self.learnt = close.instant
+        self.windows += len(set(slots))
+        return [self._decided(d, close.instant) for d in decisions]
+
+    def _decided(self, d: Learnt, instant: int) -> Message:
+        return compose.decision(d.kind, instant, self.voice, cause=d.cause, numbers=d.numbers, identified_by=("default", instant, d.cause))
+
+    def _woke(self, d: gather.Decision) -> Message:
+        numbers = {"topic": d.source.topic, "partition": d.source.partition, "position": d.position, "instant": d.instant}
+        cause = "a partition came back behind learning"
+        return compose.decision("wake", d.instant, self.voice, cause=cause, numbers=numbers, identified_by=tuple(numbers.values()))
+
+    # What is counted
+
+    def _count(self, block: Block, out: list[Message]) -> None:
+        for message in out:
+            if message.kind in self.published:
+                self.published[message.kind] += 1
+                self.digest = (self.digest + xxhash.xxh3_128_intdigest(message.value or b"", 0)) % (1 << 128)
+        if METRICS is not None:
+            self._meter(METRICS, block)
+        if block.now - self.told >= STATUS_SECONDS or block.ended:
+            self.told = block.now
+            STATUS.clear()
+            STATUS.update(self.status())
+
+    def _meter(self, metrics: Metrics, block: Block) -> None:
+        metrics.records_read.labels(topic=block.source.topic).inc(len(block.records) + sum(r.record < 0 for r in block.rejected))
+        metrics.observations_consumed.inc(len(block.at) + len(block.rejected))
+        metrics.observations_filtered.inc(block.filtered)
+        for rejection in block.rejected:
+            metrics.observations_rejected.labels(reason=rejection.reason).inc()
+
+    def _measure(self, step: Step, issued: int) -> None:
+        if METRICS is None or not issued:
+            return
+        for by, count in zip(*np.unique(step.by[step.issued][:, 0], return_counts=True), strict=True):
+            METRICS.forecasts_served.labels(expert=EXPERTS[by]).inc(int(count))
+        for lead in np.flatnonzero(step.scored.any(0)).tolist():
+            METRICS.scores.labels(lead=lead_bucket(lead + 1)).inc(int(step.scored[:, lead].sum()))
+
+    def status(self) -> dict[str, Any]:
+        """What tables, pages and summaries show; see `tidecast.status.v1`."""
+        g = self.gather
+        return {
+            "application": self.spec.application,
+            "ledger": g.totals(),
+            "filtered": sum(q.filtered for q in g.parts.values()),
+            "windows": self.windows,
+            "updates": self.learner.updates(self.learnt),
+            "series": len(g.series),
+            "held": sum(len(q.held) + len(q.aside) for q in g.parts.values()),
+            "idle": sum(q.idle for q in g.parts.values()),
+            "watermark": g.reached if g.reached > gather.START else None,
+            "clock": max((q.clock for q in g.parts.values()), default=gather.START),
+            "published": dict(self.published),
+            "learner": self.learner.summary(),
+            "by_series": {name: self.learner.summary(slot=g.names[name]) for name in self.spec.watched if name in g.names},
+        }
+
+    # Commits, snapshots, recovery
+
+    def account(self) -> dict[str, Any]:
+        """What a commit says of this shard, and what recovery must come to again."""
+        g = self.gather
+        return {
+            "positions": [[s.topic, s.partition, q.position] for s, q in g.parts.items() if q.position is not None],
+            "reached": g.reached,
+            "learnt": self.learnt,
+            "flags": g.flags(),
+            "ledger": g.totals(),
+            "published": dict(self.published),
+            "digest": f"{self.digest:032x}",
+            "weights": self.learner.digest(),
+            "decisions": [[*d.source, d.position, d.instant] for d in g.decisions],
+            "decisions_before": g.dropped_decisions,
+            "publish_from": self.spec.publish_from,
+        }
+
+    def repeat(self, account: dict[str, Any]) -> None:
+        """Read exactly to where the account stands, and no wall clock meanwhile."""
+        g = self.gather
+        total = g.dropped_decisions + len(g.decisions)
+        later = [gather.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
+        later = later[total - account["decisions_before"] :]
+        ends = [gather.Decision(Source(t, p), position, account["reached"]) for t, p, position in account["positions"]]
+        self._owe(g.repeat([*later, *ends]))
+
+    def resume(self, account: dict[str, Any]) -> bool:
+        """Live on from the account; False when what was repeated is not, byte for byte, what was published."""
+        g = self.gather
+        while self.queue and self.queue[0].instant <= account["learnt"]:
+            self._owe_messages(self.learn_next())
+        same = f"{self.digest:032x}" == account["digest"] and self.learner.digest() == account["weights"]
+        self.owed = []  # repeated, and published long ago
+        g.decisions = [gather.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
+        g.dropped_decisions = account["decisions_before"]
+        self._owe(g.resume(account["flags"]))
+        return same
+
+    def _owe(self, events: list[gather.Event]) -> None:
+        self._owe_messages(self.follow(events))
+
+    def _owe_messages(self, messages: list[Message]) -> None:
+        self.owed += messages
+
+    def snapshotted(self) -> None:
+        """Decisions from before the snapshot before the one that commits name now are not needed again."""
+        g = self.gather
+        self.snapshots.append(g.dropped_decisions + len(g.decisions))
+        drop = self.snapshots[0] - g.dropped_decisions if len(self.snapshots) == self.snapshots.maxlen else 0
+        if drop > 0:
+            g.decisions, g.dropped_decisions = g.decisions[drop:], self.snapshots[0]
+
+    def freeze(self) -> bytes:
+        rest = {
+            "queue": [[c.instant, c.cells, c.drop] for c in self.queue],
+            "learnt": self.learnt,
+            "windows": self.windows,
+            "published": self.published,
+            "digest": f"{self.digest:032x}",
+            "snapshots": list(self.snapshots),
+            "publish_from": self.spec.publish_from,
+        }
+        return msgspec.msgpack.encode([self.gather.state(), self.learner.snapshot(), rest])
+
+    @classmethod
+    def thaw(cls, spec: Spec, data: bytes) -> Shard:
+        part, learner, rest = msgspec.msgpack.decode(data)
+        # Fixed at the first start, whatever the clock says now.
+        spec = spec._replace(publish_from=rest["publish_from"])
+        self = cls(spec, part=Gather.restore(spec.rules, part), learner=Learner.restore(spec.config, learner))
+        self.queue = deque(gather.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
+        self.learnt, self.windows, self.published = rest["learnt"], rest["windows"], rest["published"]
+        self.digest = int(rest["digest"], 16)
+        self.snapshots.extend(rest["snapshots"])
+        return self
+
+
+class FrozenShard(NamedTuple):
+    """A shard as bytes, until the DoFn that knows its spec thaws it."""
+
+    data: bytes
+
+
+class ShardCoder(coders.Coder):  # type: ignore[misc]
+    """By reference where the engine keeps state in this process, by value anywhere else; reads both."""
+
+    def encode(self, value: Shard | FrozenShard) -> bytes:
+        if isinstance(value, FrozenShard):
+            return value.data
+        if BY_REFERENCE:
+            LIVE[value.token] = value
+            return value.token
+        return value.freeze()
+
+    def decode(self, encoded: bytes) -> Shard | FrozenShard:
+        return LIVE[encoded] if encoded.startswith(TOKEN) else FrozenShard(encoded)
+
+    def is_deterministic(self) -> bool:
+        return True
+
+
+CELL = userstate.ReadModifyWriteStateSpec("shard", ShardCoder())
+LIVE_CELL = beam.DoFn.StateParam(CELL)
+
+
+class Learn(beam.DoFn):  # type: ignore[misc]
+    """(shard, block) in, lists of messages out."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def setup(self) -> None:
+        import torch
+
+        torch.set_num_threads(1)  # small steps are 10-20 times slower with more
+
+    def process(self, element: tuple[bytes, Block], cell: Any = LIVE_CELL) -> Iterator[list[Message]]:
+        shard = cell.read() or Shard(self.spec)
+        if isinstance(shard, FrozenShard):
+            shard = Shard.thaw(self.spec, shard.data)
+            if RECOVERY is not None:
+                shard.repeat(RECOVERY)
+        messages = shard.take(element[1])
+        cell.write(shard)
+        if messages:
+            yield messages
+
+
+RECOVERY: dict[str, Any] | None = None  # the account that a muted replay is to come to
+
+
+@dataclass
+class LiveShard:
+    """The shard of this process, as the local engine wants it (engine.protocols.Live)."""
+
+    complain: Any = None  # called with a text when what was repeated is not what was published
+
+    def __post_init__(self) -> None:
+        global BY_REFERENCE  # noqa: PLW0603 - one engine a process; the coder is made by unpickling and has no other way to know
+        BY_REFERENCE = True
+        LIVE.clear()
+        STATUS.clear()
+
+    def shard(self) -> Shard | None:
+        return next(iter(LIVE.values()), None)
+
+    def freeze(self, cell: bytes) -> bytes:
+        return LIVE[cell].freeze() if cell.startswith(TOKEN) else cell
+
+    def account(self) -> dict[str, Any]:
+        shard = self.shard()
+        return shard.account() if shard is not None else {}
+
+    def repeat(self, account: dict[str, Any]) -> None:
+        global RECOVERY  # noqa: PLW0603 - see above
+        RECOVERY = account or None
+
+    def repeated(self) -> bool:
+        shard = self.shard()
+        return RECOVERY is None or (shard is not None and shard.gather.repeated())
+
+    def resume(self, account: dict[str, Any]) -> None:
+        global RECOVERY  # noqa: PLW0603 - see above
+        RECOVERY = None
+        shard = self.shard()
+        if shard is not None and account and not shard.resume(account) and self.complain is not None:
+            self.complain("what was repeated from the snapshot is not, byte for byte, what had been published")
+
+    def snapshotted(self) -> None:
+        shard = self.shard()
+        if shard is not None:
+            shard.snapshotted()
+
+    def limit(self, source: Source) -> int | None:
+        """How far a reader may go (consume.GATE); nothing is read before the shard knows what it repeats."""
+        shard = self.shard()
+        if shard is None:
+            return None if RECOVERY is None else 0
+        return shard.gather.limit(source)
