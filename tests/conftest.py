@@ -1,0 +1,66 @@
+"""One real broker for a whole test run, started by the first test that asks for it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.broker import Broker
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # kafka-python 3.0 reads its schemas by a call that Python 3.11 and 3.12 deprecate and 3.13 takes back
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """The run's broker: shared, so nobody stops it; a test that wants to takes `own_broker`."""
+    with Broker(tmp_path_factory.mktemp("kafka"), die_with_parent=True) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kafka(broker: Broker) -> str:
+    """Its bootstrap address."""
+    return broker.bootstrap
+
+
+@pytest.fixture
+def own_broker(tmp_path: Path) -> Iterator[Broker]:
+    """A broker for one test, to kill, pause, restart (3 s to start)."""
+    with Broker(tmp_path / "kafka", die_with_parent=True) as running:
+        yield running
+
+
+@pytest.fixture
+def name(request: pytest.FixtureRequest) -> str:
+    """A name that no other test has: for a topic, an application, a group, a transaction."""
+    return f"{request.node.originalname[:40]}-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+def make_topic(request: pytest.FixtureRequest, name: str) -> Callable[..., str]:
+    """`make_topic(partitions=1, **configs)` creates a topic on the run's broker and returns its name; `bootstrap` names another one."""
+
+    def make(partitions: int = 1, *, suffix: str = "", bootstrap: str | None = None, **configs: str) -> str:
+        create_topic(bootstrap or request.getfixturevalue("kafka"), name + suffix, partitions, configs)
+        return name + suffix
+
+    return make
+
+
+def create_topic(bootstrap: str, topic: str, partitions: int, configs: dict[str, str]) -> None:
+    from kafka import KafkaAdminClient
+    from kafka.admin import NewTopic
+
+    admin = KafkaAdminClient(bootstrap_servers=bootstrap)
+    try:
+        admin.create_topics(
+            [NewTopic(topic, partitions, 1, topic_configs={key.replace("_", "."): value for key, value in configs.items()})]
+        )
+    finally:
+        admin.close()
