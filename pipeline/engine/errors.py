@@ -1,0 +1,19 @@
+"""What the engine raises by itself. What a bundle or the committer raises passes through unchanged."""
+
+from __future__ import annotations
+
+
+class EngineError(Exception):
+    """The engine cannot go on."""
+
+
+class NotDurable(EngineError):
+    """The pipeline holds something that a snapshot cannot carry."""
+
+
+class SnapshotFailed(EngineError):
+    """A snapshot could not be written: the disk is full or broken. The last good ones are untouched."""
+
+
+class StateLost(EngineError):
+    """There is a commit, but no snapshot that fits it. Nothing is guessed; the message says what can be done."""
