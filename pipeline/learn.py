@@ -356,15 +356,23 @@ class Learn(beam.DoFn):  # type: ignore[misc]
         torch.set_num_threads(1)  # small steps are 10-20 times slower with more
 
     def process(self, element: tuple[bytes, Block], cell: Any = LIVE_CELL) -> Iterator[list[Message]]:
-        shard = cell.read() or Shard(self.spec)
-        if isinstance(shard, FrozenShard):
-            shard = Shard.thaw(self.spec, shard.data)
-            if RECOVERY is not None:
-                shard.repeat(RECOVERY)
+        shard = cell.read()
+        if not isinstance(shard, Shard):
+            shard = wake(self.spec, shard)
         messages = shard.take(element[1])
         cell.write(shard)
         if messages:
             yield messages
+
+
+def wake(spec: Spec, frozen: FrozenShard | None) -> Shard:
+    """The shard of a cell: from its snapshot, or new; on its way to the account that recovery is to come to."""
+    if RECOVERY is not None:
+        spec = spec._replace(publish_from=RECOVERY["publish_from"])
+    shard = Shard(spec) if frozen is None else Shard.thaw(spec, frozen.data)
+    if RECOVERY is not None:
+        shard.repeat(RECOVERY)
+    return shard
 
 
 RECOVERY: dict[str, Any] | None = None  # the account that a muted replay is to come to
@@ -386,7 +394,9 @@ class LiveShard:
         return next(iter(LIVE.values()), None)
 
     def freeze(self, cell: bytes) -> bytes:
-        return LIVE[cell].freeze() if cell.startswith(TOKEN) else cell
+        coder = ShardCoder().get_impl()
+        value = coder.decode_nested(cell)
+        return cell if isinstance(value, FrozenShard) else bytes(coder.encode_nested(FrozenShard(value.freeze())))
 
     def account(self) -> dict[str, Any]:
         shard = self.shard()

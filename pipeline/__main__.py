@@ -1,0 +1,294 @@
+"""The command: `tidecast`, or `python -m pipeline`. Heavy imports live inside the verb that needs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pipeline.settings import Settings
+
+app = typer.Typer(
+    name="tidecast",
+    help="Calibrated forecasts for every series of a Kafka topic, from recurrent networks that never stop learning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+broker_app = typer.Typer(help="A development Kafka on this machine.", no_args_is_help=True)
+topics_app = typer.Typer(help="The topics we write: what is there, what is missing.", no_args_is_help=True)
+app.add_typer(broker_app, name="broker")
+app.add_typer(topics_app, name="topics")
+
+DONE, FAILED, WRONG_USAGE, FENCED, STATE_LOST, INTERRUPTED = 0, 1, 2, 70, 78, 130
+
+Config = Annotated[Path | None, typer.Option("--config", "-c", help="A file of settings; default: tidecast.toml, where there is one.")]
+Assign = Annotated[list[str] | None, typer.Option("--set", "-s", help="Any setting: section.name=value. Repeat as needed.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout; logs go to stderr.")]
+Bootstrap = Annotated[str | None, typer.Option(help="Brokers, host:port; separate several with commas.")]
+Topic = Annotated[str | None, typer.Option(help="The topic to read; a regular expression begins with ^.")]
+Step = Annotated[str | None, typer.Option(help="Spacing of the samples: 1s, 15min, 1h, 1d.")]
+Season = Annotated[str | None, typer.Option(help="Steps of a season.")]
+Horizon = Annotated[int | None, typer.Option(help="Steps to forecast ahead.")]
+Application = Annotated[str | None, typer.Option(help="Names the consumer group, the transaction and the state.")]
+
+
+def say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value) + "\n")
+
+
+@contextmanager
+def outcomes() -> Iterator[None]:
+    """Exit codes: what is known to go wrong is one message and a code; a bug is a stack trace."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        code = exit_code(error)
+        if code is None:
+            raise
+        say(f"tidecast: {error}")
+        raise typer.Exit(code) from None
+
+
+def exit_code(error: Exception) -> int | None:
+    """The code of an error that says itself what to do; None for a bug."""
+    from pipeline.settings import SettingsError
+
+    if isinstance(error, SettingsError):
+        return WRONG_USAGE
+    from pipeline.operate import NAMED
+
+    return next((code for kind, code in NAMED if isinstance(error, kind)), None)
+
+
+def assigned(pairs: list[str] | None) -> dict[str, Any]:
+    """`--set` as flags.
+
+    >>> assigned(["series.step=1h"])
+    {'series.step': '1h'}
+    """
+    from pipeline.settings import SettingsError
+
+    wrong = [p for p in pairs or [] if "=" not in p]
+    if wrong:
+        raise SettingsError(f"--set {wrong[0]}: allowed: section.name=value")
+    return dict(p.split("=", 1) for p in pairs or [])
+
+
+def settings_from(config: Path | None, pairs: list[str] | None, flags: dict[str, Any]) -> Settings:
+    from pipeline.settings import Settings
+
+    default = Path("tidecast.toml")
+    file = config or (default if default.exists() else None)
+    return Settings.read(file, os.environ, {**flags, **assigned(pairs)})
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    show_version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,  # noqa: FBT002 - typer's way to say a switch
+) -> None:
+    if show_version:
+        sys.stdout.write(f"tidecast {version('tidecast')}\n")
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(help="How long to run.", min=5)] = 60.0,
+    bootstrap: Bootstrap = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """See it work: a real Kafka on this machine, ten thousand half-hours of New York's taxis replayed into it, a live table.
+
+    Example: tidecast demo --seconds 60
+    """
+    with outcomes():
+        from pipeline.demo import run_demo
+        from pipeline.summary import console, show, what_next
+
+        result = run_demo(seconds, bootstrap=bootstrap, quiet=as_json)
+        if as_json:
+            print_json(result)
+        else:
+            show(result, console())
+            what_next(console())
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
+def run(  # noqa: PLR0913
+    context: typer.Context,
+    config: Config = None,
+    topic: Topic = None,
+    bootstrap: Bootstrap = None,
+    step: Step = None,
+    season: Season = None,
+    horizon: Horizon = None,
+    application: Application = None,
+    assign: Assign = None,
+    take_over: Annotated[bool, typer.Option(help="Stop another live instance of this application and go on from where it stood.")] = False,  # noqa: FBT002
+    accept_loss: Annotated[bool, typer.Option(help="After exit 78: start again without the state that is lost.")] = False,  # noqa: FBT002
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Forecast every series of a topic, on your brokers, until stopped. Ctrl-C or SIGTERM commits and ends.
+
+    Examples:
+
+        tidecast run --topic meters --step 15min
+
+        tidecast run -c tidecast.toml -- --runner=FlinkRunner --flink_master=localhost:8081
+    """
+    with outcomes():
+        flags = {
+            "input.topics": topic, "kafka.bootstrap": bootstrap, "series.step": step, "series.season": season,
+            "forecast.horizon": horizon, "application": application, "commit.accept_loss": accept_loss or None,
+        }  # fmt: skip
+        settings = settings_from(config, assign, flags)
+        from pipeline import operate
+        from pipeline.summary import console, show
+
+        operate.log_to_stderr()
+        if context.args:
+            operate.run_elsewhere(settings, context.args)
+            return
+        with operate.until_told_to_stop() as stop:
+            result = operate.run(settings, stop=stop, take_over=take_over)
+        if as_json:
+            print_json(result)
+        else:
+            show(result, console())
+        if stop.interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def replay(  # noqa: PLR0913
+    file: Annotated[Path, typer.Argument(help="CSV (also .gz), Parquet or NDJSON.")],
+    config: Config = None,
+    step: Step = None,
+    season: Season = None,
+    horizon: Horizon = None,
+    application: Application = None,
+    out: Annotated[str | None, typer.Option(help="A folder for one NDJSON file per topic; - writes forecasts to stdout.")] = None,
+    as_is: Annotated[bool, typer.Option(help="Keep the rows' order instead of (time, series, row).")] = False,  # noqa: FBT002
+    close: Annotated[bool, typer.Option(help="Close what the data left open at its end.")] = False,  # noqa: FBT002
+    wide_rows: Annotated[bool, typer.Option(help="One series per row, without times; needs --start.")] = False,  # noqa: FBT002
+    start: Annotated[str | None, typer.Option(help="With --wide-rows: the time of the first column.")] = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """The same flow over a file: bounded, no broker, the same bytes.
+
+    Example: tidecast replay ETTh2.csv --step 1h --set input.at=date --set input.values=HUFL,OT --out forecasts/
+    """
+    with outcomes():
+        flags = {"series.step": step, "series.season": season, "forecast.horizon": horizon, "application": application}
+        settings = settings_from(config, assign, {"input.topics": file.name, "forecast.publish_from": "earliest", **flags})
+        from pipeline import operate
+        from pipeline.summary import console, show
+
+        operate.log_to_stderr()
+        result = operate.replay(settings, file, out=out, as_is=as_is, close=close, wide_rows=wide_rows, start=start)
+        if as_json:
+            print_json(result)
+        elif out != "-":
+            show(result, console())
+
+
+@app.command()
+def check(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
+    """The settings and where each came from; can the brokers be reached; are the topics right.
+
+    Example: tidecast check -c tidecast.toml
+    """
+    with outcomes():
+        settings = settings_from(config, assign, {})
+        from pipeline import operate
+
+        rows = settings.shown()
+        trouble = operate.trouble(settings)
+        if as_json:
+            print_json({"settings": {n: {"value": v, "from": o} for n, v, o in rows}, "trouble": trouble})
+        else:
+            width = max(len(name) for name, _, _ in rows)
+            sys.stdout.write("".join(f"{name:<{width}}  {value}  ({origin})\n" for name, value, origin in rows))
+            sys.stdout.write("\n".join(trouble or ["the brokers answer and the topics are right"]) + "\n")
+        if trouble:
+            raise typer.Exit(FAILED)
+
+
+Folder = Annotated[Path | None, typer.Option(help="Where the broker keeps its data.")]
+
+
+def folder_or_default(folder: Path | None) -> Path:
+    from pipeline.broker import default_folder
+
+    return folder or default_folder(os.environ)
+
+
+def report_broker(status: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {"running": status.running, "bootstrap": status.bootstrap, "pid": status.pid, "folder": status.folder, "log": status.log}
+        )
+    elif status.running:
+        sys.stdout.write(f"a broker answers on {status.bootstrap} (process {status.pid}; data in {status.folder})\n")
+    else:
+        sys.stdout.write(f"no broker runs from {status.folder}\n")
+
+
+@broker_app.command()
+def up(
+    port: Annotated[int | None, typer.Option(help="A port of 127.0.0.1; default: 9092 if it is free.")] = None,
+    folder: Folder = None,
+    jars: Annotated[str | None, typer.Option(help="Base address of the Maven repository to fetch Kafka from.")] = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Start Kafka here; fetches it once (45 MB). Example: tidecast broker up"""
+    with outcomes():
+        from pipeline import broker
+        from pipeline.jars import fetch
+
+        libs = fetch(base=jars) if jars else None
+        report_broker(broker.up(folder_or_default(folder), port=port, libs=libs), as_json=as_json)
+
+
+@broker_app.command()
+def down(folder: Folder = None, as_json: Json = False) -> None:  # noqa: FBT002
+    """Stop it; its data stays. Example: tidecast broker down"""
+    with outcomes():
+        from pipeline import broker
+
+        report_broker(broker.down(folder_or_default(folder)), as_json=as_json)
+
+
+@broker_app.command()
+def status(folder: Folder = None, as_json: Json = False) -> None:  # noqa: FBT002
+    """Does it run, and where. Example: tidecast broker status --json"""
+    with outcomes():
+        from pipeline import broker
+
+        report_broker(broker.status(folder_or_default(folder)), as_json=as_json)
+
+
+def main() -> None:
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,112 @@
+"""The demo: a real broker, a producer at an accelerated clock, the product as it runs anywhere, and a live table."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from pipeline import feed, operate, table
+from pipeline.settings import Settings
+
+PARTITIONS = 4
+STEPS_AHEAD = 24  # sent and not yet forecast: a third of a second's work, so that latency shows the product and not a queue
+WATCHED = (feed.TAXI, "synthetic/wave-0", "synthetic/walk-0", "synthetic/level-0", "synthetic/count-0")
+
+
+def settings_for(bootstrap: str, folder: Path, name: str) -> Settings:
+    """What a user would say of this data, and nothing else but where things lie."""
+    return Settings.read(
+        None,
+        {},
+        {
+            "application": name,
+            "kafka.bootstrap": bootstrap,
+            "input.topics": f"{name}.input",
+            "series.step": "30min",
+            "output.prefix": name,
+            "output.partitions": PARTITIONS,
+            "forecast.publish_from": "earliest",
+            "commit.state": str(folder / "state"),
+            "metrics.series": list(WATCHED),
+            "metrics.address": "127.0.0.1:0",
+            "page.address": "127.0.0.1:0",
+        },
+    )
+
+
+@contextmanager
+def producer(bootstrap: str, topic: str) -> Iterator[Callable[[int], None]]:
+    """A child that sends; calling what this yields says how many steps it may have sent by now."""
+    child = subprocess.Popen([sys.executable, "-m", "pipeline.feed", bootstrap, topic], stdin=subprocess.PIPE, start_new_session=True)
+    assert child.stdin is not None
+    pipe = child.stdin
+
+    def allow(steps: int) -> None:
+        with suppress(BrokenPipeError):  # everything has been sent
+            pipe.write(b"%d\n" % steps)
+            pipe.flush()
+
+    try:
+        yield allow
+    finally:
+        with suppress(BrokenPipeError):
+            pipe.close()
+        try:
+            child.wait(5)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> dict[str, Any]:
+    """The summary, after `seconds` of streaming; everything that was started is stopped, whatever happens."""
+    err = Console(stderr=True)
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidecast-demo-", ignore_cleanup_errors=True)))
+        if bootstrap is None:
+            from pipeline.broker import Broker
+
+            err.print("starting a Kafka broker on this machine ...")
+            bootstrap = stack.enter_context(Broker(folder / "broker", die_with_parent=True)).bootstrap
+        settings = settings_for(bootstrap, folder, f"demo-{time.strftime('%H%M%S')}")
+        operate.log_to_stderr(level="warning")
+        operate.make_topics(settings, {settings.input.topics[0]: PARTITIONS})
+        err.print(f"replaying half-hours of New York's taxis and 20 synthetic series into {settings.input.topics[0]} at {bootstrap}")
+        stop = stack.enter_context(operate.until_told_to_stop())
+        allow = stack.enter_context(producer(bootstrap, settings.input.topics[0]))
+        watch = threading.Thread(target=_watch, args=(stop, allow, seconds, None if quiet else err), daemon=True)
+        watch.start()
+        result = operate.run(settings, stop=stop, takes_topics_for_granted=True)
+        watch.join(5)
+    if stop.interrupted:
+        raise KeyboardInterrupt
+    return result
+
+
+def _watch(stop: operate.Stop, allow: Callable[[int], None], seconds: float, out: Console | None) -> None:
+    """Pace the producer by what has been read, draw the table, and end the demo after `seconds` of streaming."""
+    began: float | None = None
+    live = Live(Text("waiting for the first forecasts ..."), console=out, refresh_per_second=4, screen=False) if out else None
+    with live or suppress():
+        allow(STEPS_AHEAD)
+        while not stop.wait(0.05):
+            seen = operate.now_at()
+            allow(seen.consumed // (feed.SYNTHETIC + 1) + STEPS_AHEAD)
+            began = began or (time.monotonic() if seen.consumed else None)
+            spent = time.monotonic() - began if began else 0.0
+            if live is not None:
+                rate = seen.consumed / spent if spent else 0.0
+                live.update(table.render(seen.status, rate=rate, lag=seen.lag, commits=seen.commits, latency_ms=seen.latency_ms))
+            if spent >= seconds:
+                stop.set()
