@@ -184,6 +184,16 @@ def device(value: object) -> str:
     return value
 
 
+def plain(value: object) -> str:
+    r"""What came, for a terminal or a log, whatever is in it.
+
+    >>> plain("a\n\x1b[31m")
+    'a\\n\\x1b[31m'
+    """
+    shown = ascii(value[:80])[1:-1] if isinstance(value, str) else ascii(value)
+    return shown if len(shown) < 80 else shown[:77] + "..."  # noqa: PLR2004 -- a line
+
+
 def choice(*allowed: str, later: tuple[str, ...] = ()) -> BeforeValidator:
     """One word of a list; words that belong to the contract but that nothing serves yet are told apart from mistakes."""
 

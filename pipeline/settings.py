@@ -49,6 +49,7 @@ from pipeline.quantities import (
     duration,
     duration_text,
     instant,
+    plain,
 )
 from pipeline.records import SECOND
 
@@ -337,12 +338,6 @@ def unknown(name: str, origin: str) -> str:
     else:
         hint = f"[{section}] has {', '.join(here)}" if section and here else f"allowed: {', '.join(sections)}"
     return f"{plain(name)} ({origin}): no such setting; {hint}"
-
-
-def plain(value: object) -> str:
-    """Text for a terminal or a log, whatever is in it."""
-    shown = ascii(value)[1:-1] if isinstance(value, str) else ascii(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."  # noqa: PLR2004 -- a line
 
 
 def read_secrets(given: dict[str, tuple[Any, str]], faults: list[Fault]) -> None:

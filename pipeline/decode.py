@@ -1,0 +1,484 @@
+"""Raw blocks become blocks of observations in columns; what cannot be used becomes a rejection. Pure: no bytes make it raise.
+
+What a record says is a function of that record and the shape alone, so it does not matter how records are cut into blocks.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import numpy as np
+
+from pipeline.quantities import duration_text, plain
+from pipeline.records import COLUMNS, EPOCH, SECOND, Block, Raw, RawBlock, Reason, Rejection, rfc3339
+from pipeline.settings import Settings
+
+LARGEST = float(np.finfo(np.float32).max)  # the networks count in single precision: 1e39 would be infinite there
+DEEPEST = 128  # nesting; beyond it, what a parser does depends on the stack that it is called on
+LONGEST_ID = 512  # bytes
+REMEMBERED = 100_000  # texts of times and ids in a cache: some 10 MB; a day's seconds fit
+LONGEST_KEPT = 64  # characters of such a text
+YEAR_10000 = 253_402_300_800 * SECOND
+MICROSECOND = timedelta(microseconds=1)
+ABSENT: Final = object()
+DIGITS = 4_000  # longer integers are infinite, as Python refuses to read them
+
+
+class Wrong(NamedTuple):
+    """Why something cannot be used."""
+
+    reason: Reason
+    message: str  # what came, what was wanted
+
+
+class Reading(NamedTuple):
+    """What one record said."""
+
+    rows: list[tuple[str, int, float]]  # (series, at, value)
+    wrong: list[tuple[Wrong, str | None]]  # with the series, where that is known
+    filtered: int = 0
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How records are read: `[input]` of the settings, with the bounds of time."""
+
+    series: tuple[str, ...] = ()
+    at: str = "at"
+    at_format: str = "rfc3339"
+    value: str = "value"
+    values: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    max_record_bytes: int = 1_048_576
+    oldest: int = 631_152_000 * SECOND  # 1990
+    future_limit: int | None = None  # us ahead of Kafka's timestamp; None: a file, which has none
+
+
+def shape_of(settings: Settings, *, kafka: bool) -> Shape:
+    """The shape that settings ask for, of records from Kafka or from a file."""
+    names = ("series", "at", "at_format", "value", "values", "include", "exclude", "max_record_bytes")
+    asked = {name: getattr(settings.input, name) for name in names}
+    return Shape(**asked, oldest=settings.time.oldest, future_limit=settings.time.future_limit if kafka else None)
+
+
+class Decoder:
+    """
+    >>> from pipeline.records import Source
+    >>> raw = Raw(0, 0, b"pump", b'{"at": "2026-01-01T00:00:00Z", "value": 12.5}')
+    >>> block = Decoder(Shape()).decode(RawBlock(Source("meters", 0), 0, 1, 0.0, records=[raw]))
+    >>> block.names, block.value.tolist(), rfc3339(int(block.at[0]))
+    (['pump'], [12.5], '2026-01-01T00:00:00Z')
+    """
+
+    def __init__(self, shape: Shape) -> None:
+        self.shape = shape
+        self._time = reader(shape.at_format)
+        self._paths = shape.series or ("series",)
+        self._asked = asked(shape.include, shape.exclude)
+
+    def __reduce__(self) -> tuple[type[Decoder], tuple[Shape]]:
+        return Decoder, (self.shape,)
+
+    def decode(self, raw: RawBlock) -> Block:
+        """The block of these records: every record gives rows, rejections or filtered observations, in offset order."""
+        block = Block(raw.source, raw.first, raw.next, raw.now, stable=raw.stable, ended=raw.ended, records=list(raw.records))
+        numbers: dict[str, int] = {}
+        series: list[int] = []
+        at: list[int] = []
+        value: list[float] = []
+        record: list[int] = []
+        for index, one in enumerate(block.records):
+            rows, wrong, filtered = self.read(one)
+            for name, when, number in rows:
+                series.append(numbers.setdefault(name, len(numbers)))
+                at.append(when)
+                value.append(number)
+                record.append(index)
+            block.filtered += filtered
+            for (reason, message), name_or_none in wrong:
+                block.rejected.append(Rejection(index, one.offset, reason, message, name_or_none))
+        for offset, size in raw.unreadable:
+            block.rejected.append(Rejection(-1, offset, "corrupt", f"{size} bytes that the client cannot read"))
+        block.rejected.sort(key=lambda rejection: rejection.offset)  # stable: the columns of one record keep their order
+        block.names = list(numbers)
+        block.series, block.at, block.value, block.record = map(np.array, (series, at, value, record), COLUMN_KINDS)
+        block.offset = np.fromiter((one.offset for one in block.records), np.int64)[block.record]
+        block.stamp = np.fromiter((one.stamp for one in block.records), np.int64)[block.record]
+        return block
+
+    def read(self, record: Raw) -> Reading:
+        """What one record says."""
+        tree = parse(record, self.shape.max_record_bytes)
+        if isinstance(tree, Wrong):
+            return Reading([], [(tree, None)])
+        pairs = self._pairs(record, tree)
+        if isinstance(pairs, Wrong):
+            return Reading([], [(pairs, None)])
+        filtered = 0
+        if self._asked:
+            wanted = [(series, value) for series, value in pairs if self._asked(series)]
+            filtered, pairs = len(pairs) - len(wanted), wanted
+            if not pairs:
+                return Reading([], [], filtered)
+        at = self._instant(record, tree)
+        wrong = covariates(tree, self._time) if "covariates" in tree or "ahead" in tree else None
+        if wrong or isinstance(at, Wrong):
+            return Reading([], [(wrong or at, None if self.shape.values else pairs[0][0])], filtered)  # type: ignore[list-item]
+        rows: list[tuple[str, int, float]] = []
+        refused: list[tuple[Wrong, str | None]] = []
+        for series, value in pairs:
+            number = measured(value)
+            if isinstance(number, Wrong):
+                refused.append((number, series))
+            else:
+                rows.append((series, at, number))
+        return Reading(rows, refused, filtered)
+
+    def _pairs(self, record: Raw, tree: dict[str, Any]) -> list[tuple[str, Any]] | Wrong:
+        """(series, value as it came) of each observation."""
+        series = self._series(record, tree)
+        if isinstance(series, Wrong):
+            return series
+        if not self.shape.values:
+            value = look(tree, self.shape.value)
+            if value is ABSENT and "covariates" not in tree and "ahead" not in tree:
+                return Wrong("schema", f"no field {plain(self.shape.value)!r}")
+            return [(series, None if value is ABSENT else value)]
+        found = [(column, look(tree, column)) for column in self.shape.values]
+        pairs = [(f"{series}/{column}" if series else column, value) for column, value in found if value is not ABSENT]
+        too_long = next((wrong for name, _ in pairs if (wrong := unfit(name))), None)
+        return too_long or pairs or Wrong("schema", f"none of the columns {plain(', '.join(self.shape.values))}")
+
+    def _series(self, record: Raw, tree: dict[str, Any]) -> str | Wrong:
+        """The series id; empty where a wide record has none."""
+        parts = []
+        for path in self._paths:
+            found = key(record) if path == "record.key" else look(tree, path)
+            if found is None or found is ABSENT:
+                if self.shape.series:
+                    return Wrong("schema", f"no field {plain(path)!r}")
+                if self.shape.values:
+                    return ""
+                found = key(record)
+            if isinstance(found, Wrong):
+                return found
+            if type(found) is int:
+                found = str(found)
+            if type(found) is not str or not found:
+                return Wrong("schema", f"{plain(path)!r} is {kind(found)}, wanted: a text or an integer")
+            parts.append(found)
+        series = "/".join(parts)
+        return unfit(series) or series
+
+    def _instant(self, record: Raw, tree: dict[str, Any]) -> int | Wrong:
+        """The event time, within bounds."""
+        if self.shape.at == "record":
+            if record.stamp < 0:
+                return Wrong("no_time", "the record has no timestamp")
+            given: Any = record.stamp
+            at: int | None = record.stamp
+        else:
+            given = look(tree, self.shape.at)
+            if given is None or given is ABSENT:
+                return Wrong("no_time", f"no field {plain(self.shape.at)!r}")
+            at = self._time(given)
+        if at is None or at >= YEAR_10000:
+            return Wrong("bad_time", f"{shown(given)} is not a time in the format {self.shape.at_format}")
+        if at < self.shape.oldest:
+            return Wrong("bad_time", f"{shown(given)} is before {rfc3339(self.shape.oldest)}")
+        limit = self.shape.future_limit
+        if limit is not None and at - record.stamp > limit and record.stamp >= 0:
+            return Wrong("future", f"{rfc3339(at)} is more than {duration_text(limit)} ahead of its timestamp {rfc3339(record.stamp)}")
+        return at
+
+
+COLUMN_KINDS = [COLUMNS[name] for name in ("series", "at", "value", "record")]
+
+
+def parse(record: Raw, limit: int) -> dict[str, Any] | Wrong:
+    """The JSON object of a record."""
+    value = record.value
+    if not value:
+        return Wrong("empty", "a tombstone" if value is None else "no bytes")
+    length = len(value) + len(record.key or b"")
+    if record.headers:
+        length += sum(len(name) + len(content or b"") for name, content in record.headers)
+    if length > limit:
+        return Wrong("too_large", f"{length} bytes, wanted: at most {limit}")
+    if len(value) > DEEPEST and value.count(b"[") + value.count(b"{") > DEEPEST and depth(value) > DEEPEST:
+        return Wrong("schema", f"nested more than {DEEPEST} deep")
+    try:
+        tree = parse_json(value)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        tree = parse_leniently(value)
+    if type(tree) is dict:
+        return tree
+    return tree if isinstance(tree, Wrong) else Wrong("schema", f"{kind(tree)}, wanted: an object")
+
+
+parse_json = msgspec.json.Decoder().decode
+
+
+LENIENT = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) <= DIGITS else math.inf)
+
+
+def parse_leniently(value: bytes) -> Any:
+    """What standard JSON refuses and people send all the same: a byte order mark, NaN, numbers beyond any float, lone surrogates.
+
+    Slower, and asked only once the fast parser has refused.
+    """
+    try:
+        return LENIENT.decode(str(value, "utf-8-sig"))
+    except ValueError as wrong:
+        return Wrong("not_json", plain(str(wrong)))
+
+
+TEXTS = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+NESTING = np.zeros(256, np.int64)
+NESTING[list(b"[{")], NESTING[list(b"]}")] = 1, -1
+
+
+def depth(value: bytes) -> int:
+    """How deep brackets are nested, outside texts.
+
+    >>> depth(b'{"a": [[1], "[[[["]}')
+    3
+    """
+    return int(NESTING[np.frombuffer(TEXTS.sub(b"", value), np.uint8)].cumsum().max(initial=0))
+
+
+def look(tree: dict[str, Any], path: str) -> Any:
+    """The field at a path; a key that is the whole path comes before its parts.
+
+    >>> look({"payload": {"sensor": {"id": 7}}}, "payload.sensor.id"), look({"pm2.5": 3}, "pm2.5")
+    (7, 3)
+    """
+    found = tree.get(path, ABSENT)
+    if found is ABSENT and "." in path:
+        at: Any = tree
+        for part in path.split("."):
+            at = at.get(part, ABSENT) if type(at) is dict else ABSENT
+        return at
+    return found
+
+
+def key(record: Raw) -> str | Wrong:
+    if not record.key:
+        return Wrong("schema", "no series: neither a field nor a key")
+    if len(record.key) > LONGEST_ID:
+        return Wrong("bad_key", f"a key of {len(record.key)} bytes, wanted: at most {LONGEST_ID}")
+    try:
+        return str(record.key, "utf-8")
+    except UnicodeDecodeError:
+        return Wrong("bad_key", f"the key {plain(record.key)} is not UTF-8")
+
+
+def unfit(series: str) -> Wrong | None:
+    """What is wrong with an id: too long, or not to be written as UTF-8. Any other text will do: ids never become paths."""
+    if series.isascii():
+        size = len(series)
+    else:
+        try:
+            size = len(series.encode())
+        except UnicodeEncodeError:
+            return Wrong("bad_key", f"the id {plain(series)} has half a surrogate pair, which UTF-8 cannot write")
+    return Wrong("bad_key", f"an id of {size} bytes, wanted: at most {LONGEST_ID}") if size > LONGEST_ID else None
+
+
+def measured(value: Any) -> float | Wrong:
+    """A value as a float; null, which is a missing observation, as NaN."""
+    if type(value) is float or type(value) is int:
+        return float(value) if -LARGEST <= value <= LARGEST else Wrong("not_finite", f"{shown(value)}, wanted: at most {LARGEST:g}")
+    return math.nan if value is None else Wrong("schema", f"the value is {kind(value)}, wanted: a number or null")
+
+
+def covariates(tree: dict[str, Any], time: Callable[[Any], int | None]) -> Wrong | None:
+    """What is wrong with the shape of `covariates` (numbers by name) or `ahead` (a list of those, each with its time)."""
+    given = tree.get("covariates")
+    ahead = tree.get("ahead")
+    if given is not None and type(given) is not dict:
+        return Wrong("schema", f"covariates is {kind(given)}, wanted: an object")
+    if ahead is not None and (type(ahead) is not list or not all(type(one) is dict for one in ahead)):
+        return Wrong("schema", f"ahead is {kind(ahead)}, wanted: an array of objects")
+    for one in ahead or ():
+        if time(one.get("at")) is None:
+            return Wrong("schema", f"ahead: {shown(one.get('at'))} is not a time")
+    numbers = [*(given or {}).items(), *(pair for one in ahead or () for pair in one.items() if pair[0] != "at")]
+    for name, value in numbers:
+        number = measured(value)
+        if isinstance(number, Wrong):
+            return Wrong(number.reason, f"{plain(name)}: {number.message}")
+    return None
+
+
+def kind(value: object) -> str:
+    names = {dict: "an object", list: "an array", str: "a text", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def shown(value: object) -> str:
+    return plain(value) if type(value) in (str, int, float) else kind(value)
+
+
+def asked(include: Iterable[str], exclude: Iterable[str]) -> Callable[[str], bool] | None:
+    """Whether a series is asked for, by globs; None: all are."""
+    wanted, unwanted = globs(include), globs(exclude)
+    if not wanted and not unwanted:
+        return None
+    answers: dict[str, bool] = {}
+
+    def answer(series: str) -> bool:
+        found = answers.get(series)
+        if found is None:
+            found = (not wanted or bool(wanted.match(series))) and not (unwanted and unwanted.match(series))
+            remember(answers, series, found)
+        return found
+
+    return answer
+
+
+def globs(patterns: Iterable[str]) -> re.Pattern[str] | None:
+    joined = "|".join(fnmatch.translate(pattern) for pattern in patterns)
+    return re.compile(joined) if joined else None
+
+
+def remember(cache: dict[str, Any], text: str, found: object) -> None:
+    """Keep an answer; long texts are not worth it, and a full cache begins anew."""
+    if len(text) <= LONGEST_KEPT:
+        if len(cache) >= REMEMBERED:
+            cache.clear()
+        cache[text] = found
+
+
+# Times
+
+
+def reader(form: str) -> Callable[[Any], int | None]:
+    """What reads times of one format, as microseconds since the epoch; None: unreadable."""
+    if form == "rfc3339":
+        return rfc3339_reader()
+    units = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": 0}
+    return (lambda value: from_epoch(value, units[form])) if form in units else strptime_reader(form)
+
+
+DAY = re.compile(r"(\d{4})-(\d\d)-(\d\d)[Tt ]", re.ASCII)
+CLOCK = re.compile(r"([01]\d|2[0-3]):([0-5]\d):([0-5]\d|60)", re.ASCII)
+END = re.compile(r"(?:\.(\d+))?(?:[Zz]|([+-])([01]\d|2[0-3]):([0-5]\d))", re.ASCII)
+
+
+def rfc3339_reader() -> Callable[[Any], int | None]:
+    """RFC 3339. Days, clocks and ends (fraction and zone) that have been read are remembered: most times are sums of three."""
+    days: dict[str, int] = {}
+    clocks: dict[str, int] = {}
+    ends: dict[str, int] = {}
+
+    def read(text: Any) -> int | None:
+        try:
+            return days[text[:11]] + clocks[text[11:19]] + ends[text[19:]]
+        except (KeyError, TypeError):
+            return spell(text) if type(text) is str else None
+
+    def spell(text: str) -> int | None:
+        parts = recall(days, text[:11], day), recall(clocks, text[11:19], clock), recall(ends, text[19:], end)
+        if parts[0] is None or parts[1] is None or parts[2] is None:
+            return None
+        us = sum(parts)  # type: ignore[arg-type]
+        return leap(us) if text[17:19] == "60" else us
+
+    def recall(cache: dict[str, int], text: str, spelt: Callable[[str], int | None]) -> int | None:
+        us = cache.get(text)
+        if us is None:
+            us = spelt(text)
+            if us is not None and not text.endswith(":60"):
+                remember(cache, text, us)
+        return us
+
+    return read
+
+
+def day(text: str) -> int | None:
+    found = DAY.fullmatch(text)
+    try:
+        return (datetime(int(found[1]), int(found[2]), int(found[3]), tzinfo=UTC) - EPOCH) // MICROSECOND if found else None
+    except ValueError:  # the 30th of February
+        return None
+
+
+def clock(text: str) -> int | None:
+    found = CLOCK.fullmatch(text)
+    return (int(found[1]) * 3_600 + int(found[2]) * 60 + int(found[3])) * SECOND if found else None
+
+
+def end(text: str) -> int | None:
+    """Fraction and zone, in microseconds; further digits are cut off.
+
+    >>> end(".5Z"), end("+00:01"), end(".0000019-00:00")
+    (500000, -60000000, 1)
+    """
+    found = END.fullmatch(text)
+    if not found:
+        return None
+    fraction, sign, hours, minutes = found.groups()
+    zone = (int(hours) * 3_600 + int(minutes) * 60) * SECOND if sign else 0
+    return int(((fraction or "") + "000000")[:6]) + (zone if sign == "-" else -zone)
+
+
+def leap(us: int) -> int | None:
+    """23:59:60 is the second after, as POSIX counts, and exists only at the end of a month (UTC)."""
+    if not 0 <= us < YEAR_10000:
+        return None
+    after = EPOCH + timedelta(microseconds=us)
+    return us if (after.day, after.hour, after.minute, after.second) == (1, 0, 0, 0) else None
+
+
+NUMBER = re.compile(r"-?\d{1,20}(\.\d{1,9})?", re.ASCII)
+
+
+def from_epoch(value: Any, unit: int) -> int | None:
+    """A count since the epoch, `unit` of microseconds each (0: nanoseconds, rounded down); also as a text.
+
+    >>> from_epoch(1_700_000_000.25, 1_000_000), from_epoch("1700000000250", 1_000), from_epoch(1_999, 0)
+    (1700000000250000, 1700000000250000, 1)
+    """
+    if type(value) is str and NUMBER.fullmatch(value):
+        value = float(value) if "." in value else int(value)
+    if type(value) is int:
+        us = value * unit if unit else value // 1_000
+    elif type(value) is float and math.isfinite(value):
+        us = round(value * unit) if unit else int(value // 1_000)
+    else:
+        return None
+    return us if -YEAR_10000 < us < YEAR_10000 else None
+
+
+def strptime_reader(form: str) -> Callable[[Any], int | None]:
+    """Times in a format of strptime, UTC where it has no zone."""
+    known: dict[str, int | None] = {}
+
+    def read(text: Any) -> int | None:
+        if type(text) is not str:
+            return None
+        try:
+            return known[text]
+        except KeyError:
+            us = spell(text)
+            remember(known, text, us)
+            return us
+
+    def spell(text: str) -> int | None:
+        try:
+            found = datetime.strptime(text, form)  # noqa: DTZ007 -- the next line
+            return ((found if found.tzinfo else found.replace(tzinfo=UTC)) - EPOCH) // MICROSECOND
+        except (ValueError, OverflowError):
+            return None
+
+    return read
