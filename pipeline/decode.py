@@ -453,7 +453,7 @@ def from_epoch(value: Any, unit: int) -> int | None:
         value = float(value) if "." in value else int(value)
     if type(value) is int:
         us = value * unit if unit else value // 1_000
-    elif type(value) is float and math.isfinite(value):
+    elif type(value) is float and abs(value) < YEAR_10000 * 1_000:  # nor NaN
         us = round(value * unit) if unit else int(value // 1_000)
     else:
         return None

@@ -25,16 +25,17 @@ MICROSECONDS = {
     "d": 86_400 * SECOND,
     "w": 7 * 86_400 * SECOND,
 }
+CENTURY = 36_525 * MICROSECONDS["d"]  # so that sums of times and durations stay within 64 bits
 BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def duration(value: object) -> int:
-    """A duration as microseconds; integers are taken to be that already, but only from code.
+    """A duration as microseconds; ValueError for anything else, and beyond a hundred years.
 
     >>> duration("500ms"), duration("1h"), duration("15min"), duration("1.5s")
     (500000, 3600000000, 900000000, 1500000)
     """
-    found = re.fullmatch(r"(\d{1,12}(?:\.\d{1,9})?) ?([a-z]+)", value.strip()) if isinstance(value, str) else None
+    found = re.fullmatch(r"([0-9]{1,16}(?:\.[0-9]{1,9})?) ?([a-z]+)", value.strip()) if isinstance(value, str) else None
     if found and found[2] == "mo":
         raise ValueError("months are not supported yet; allowed: a number and one of " + ", ".join(MICROSECONDS))
     if not found or found[2] not in MICROSECONDS:
@@ -42,6 +43,8 @@ def duration(value: object) -> int:
     exact = Decimal(found[1]) * MICROSECONDS[found[2]]
     if exact != int(exact):
         raise ValueError("not a whole number of microseconds")
+    if exact > CENTURY:
+        raise ValueError("a duration of more than 100 years")
     return int(exact)
 
 
@@ -63,7 +66,7 @@ def size(value: object) -> int:
     """
     if isinstance(value, int) and not isinstance(value, bool):
         return value
-    found = re.fullmatch(r"(\d{1,15}) ?([a-zA-Z]*)", value.strip()) if isinstance(value, str) else None
+    found = re.fullmatch(r"([0-9]{1,15}) ?([a-zA-Z]*)", value.strip()) if isinstance(value, str) else None
     if not found or (found[2] or "B") not in BYTES:
         raise ValueError(f'not a size; allowed: bytes, or a whole number and one of {", ".join(BYTES)}, like "2GB"')
     return int(found[1]) * BYTES[found[2] or "B"]
@@ -133,7 +136,7 @@ def servers(value: object) -> object:
 
 
 def address(value: object) -> str:
-    found = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(\d{1,5})", value) if isinstance(value, str) else None
+    found = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):([0-9]{1,5})", value) if isinstance(value, str) else None
     if not found or int(found[2]) > 65535:  # noqa: PLR2004 -- the largest port
         raise ValueError('not an address; allowed: host:port, like "127.0.0.1:9092"')
     return found[0]
