@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 EVERYWHERE = {*sys.stdlib_module_names, "numpy", "polars"}
-NOUNS = {f"pipeline.{name}" for name in ("records", "quantities", "settings", "metrics", "events", "rejected")}
+NOUNS = {f"pipeline.{name}" for name in ("records", "quantities", "times", "settings", "metrics", "events", "rejected")}
 KAFKA, BEAM = {"kafka"}, {"apache_beam"}
 PLAIN = {"msgspec", "xxhash"}  # bytes and hashes
 CHANCE = {"os", "time", "random", "datetime", "socket", "logging"}  # what a model must not look at
@@ -19,6 +19,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/__init__.py": set(),
     "pipeline/records.py": PLAIN,
     "pipeline/quantities.py": NOUNS | {"pydantic"},
+    "pipeline/times.py": NOUNS,
     "pipeline/settings.py": NOUNS | {"pydantic"},
     "pipeline/metrics.py": NOUNS | {"prometheus_client"},
     "pipeline/events.py": NOUNS,
