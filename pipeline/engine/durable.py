@@ -125,7 +125,7 @@ class Ledger:
         if account == self._account and self._newest == self._named[0]:
             return False
         named = self._named if self._newest == self._named[0] else (self._newest, self._named[0])
-        record = {
+        record: dict[str, Any] = {
             "application": self._how.application,
             "number": self._commits + 1,
             "snapshot": named[0],
@@ -199,7 +199,9 @@ class Ledger:
             try:
                 commits = image.decode(self._folder.read(name)).commits
             except Damaged as fault:
-                raise StateLost(f"no commit of {self._how.application!r} is to be found, but {fault}; move the folder away to begin") from fault
+                raise StateLost(
+                    f"no commit of {self._how.application!r} is to be found, but {fault}; move the folder away to begin"
+                ) from fault
             if commits:
                 raise StateLost(
                     f"{self._folder.path} holds the state of {commits} commits, but no commit of {self._how.application!r} is to be found: "

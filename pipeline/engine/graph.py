@@ -7,11 +7,11 @@ from collections import defaultdict
 from typing import Any
 
 from apache_beam.portability import common_urns, python_urns
+from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.runners.portability.fn_api_runner import execution, translations
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import WorkerHandlerManager
 from apache_beam.runners.worker import bundle_processor
-from apache_beam.portability.api import beam_runner_api_pb2
 
 from pipeline.engine.bundles import TimerFamily, Worker
 from pipeline.engine.errors import EngineError
@@ -63,8 +63,13 @@ class Graph:
         by_name = {stage.name: stage for stage in self.stages}
         queues = self.context.queues
         entries = [queues.ready_inputs.deque() for _ in range(len(queues.ready_inputs))]
-        entries += [(name, data) for (name, _), data in (queues.watermark_pending_inputs.deque() for _ in range(len(queues.watermark_pending_inputs)))]
-        return [(by_name[name], transform, chunk) for name, entry in entries for transform, chunks in entry.data.items() for chunk in chunks]
+        entries += [
+            (name, data)
+            for (name, _), data in (queues.watermark_pending_inputs.deque() for _ in range(len(queues.watermark_pending_inputs)))
+        ]
+        return [
+            (by_name[name], transform, chunk) for name, entry in entries for transform, chunks in entry.data.items() for chunk in chunks
+        ]
 
     def write(self, buffer: bytes, chunk: bytes) -> None:
         """A stage's output: into a group, which may let panes out, or straight to whoever reads it."""
@@ -167,8 +172,10 @@ def ends(stage: translations.Stage) -> tuple[dict[str, bytes | None], list[bytes
 
 def refuse_foreign(stage: translations.Stage, context: translations.TransformContext) -> None:
     """Everything runs in this process: another language, or another process, has no place here."""
-    environment = context.components.environments.get(stage.environment)
-    if environment is not None and environment.urn != python_urns.EMBEDDED_PYTHON:
+    if stage.environment is None:  # a flatten of ours
+        return
+    environment = context.components.environments[stage.environment]
+    if environment.urn != python_urns.EMBEDDED_PYTHON:
         raise EngineError(f"stage {stage.name} asks for the environment {environment.urn}; the local engine runs Python in its own process")
 
 

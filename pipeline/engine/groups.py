@@ -33,7 +33,7 @@ class Group:
         self._lateness = windowing.allowed_lateness
         self._driver = trigger.create_trigger_driver(windowing, clock=RealClock())
         self._open: dict[bytes, trigger.InMemoryUnmergedState] = {}
-        self._firing: list[tuple[Timestamp, bytes]] = []  # heap of (event time, key); may name keys that fired since
+        self._firing: list[tuple[int, bytes]] = []  # heap of (us, key): when to look at a key again; it may be gone by then
         self._clocked: set[bytes] = set()  # keys with processing-time timers
         self._hold: int | None = None  # us; None: look again
 
@@ -58,7 +58,7 @@ class Group:
         self.watermark = max(self.watermark, watermark)
         instant = Timestamp(micros=self.watermark)
         due = set(self._clocked)
-        while self._firing and self._firing[0][0] <= instant:
+        while self._firing and self._firing[0][0] <= self.watermark:
             due.add(heapq.heappop(self._firing)[1])
         panes: list[Any] = []
         for key in sorted(due & self._open.keys()):
@@ -96,14 +96,16 @@ class Group:
         self._clocked.discard(key)
         if any(domain == TimeDomain.REAL_TIME for domain, _ in timers):
             self._clocked.add(key)
-        event = [at for domain, at in timers if domain == TimeDomain.WATERMARK]
-        if event:
-            heapq.heappush(self._firing, (min(event), key))
-        elif not timers and all(self._expired(window) for window in trigger.MergeableStateAdapter(state).known_windows()):
+        event = [at.micros for domain, at in timers if domain == TimeDomain.WATERMARK]
+        ends = [self._end(window) for window in trigger.MergeableStateAdapter(state).known_windows()]
+        if timers or any(end > self.watermark for end in ends):
+            heapq.heappush(self._firing, (min(event or ends or [MAX]), key))
+        else:
             del self._open[key]
 
-    def _expired(self, window: Any) -> bool:
-        return int((window.end + self._lateness).micros) <= self.watermark
+    def _end(self, window: Any) -> int:
+        """When a window can take nothing more (us)."""
+        return min(int((window.end + self._lateness).micros), MAX)
 
     def _encode(self, panes: list[Any]) -> bytes:
         out = create_OutputStream()

@@ -42,7 +42,7 @@ class Job:
         self.state = PipelineState.RUNNING
         self.error: BaseException | None = None
         self.metrics: dict[str, list[Any]] = {}  # stage -> monitoring infos, when it has ended
-        self._graph = graph
+        self._graph: Graph = graph
         self._durability = durability
         self._ledger: Ledger | None = None
         self._ending: str | None = None  # the state to end in, once asked for
@@ -56,24 +56,23 @@ class Job:
 
     def _main(self) -> None:
         WAKENED.add(self._awake)
-        try:
+        for step in (self._run, self._close):
             try:
-                self.state = self._run()
-            finally:
-                WAKENED.discard(self._awake)
-                self.metrics = {stage.name: list(stage.worker.metrics()) for stage in self._graph.stages}
-                self._close()
-        except BaseException as error:  # noqa: BLE001 - kept for `wait_until_finish`, which raises it where it is seen
-            self.error = error
-            self.state = PipelineState.FAILED
+                step()
+            except BaseException as error:  # noqa: BLE001 - kept for `wait_until_finish`, which raises it where it is seen
+                self.error = self.error or error
+        WAKENED.discard(self._awake)
+        self.state = self._ending if self.error is None and self._ending is not None else PipelineState.FAILED
 
     def _close(self) -> None:
+        """Give everything back: whoever keeps the result of a job keeps only its state and metrics."""
+        self.metrics = {stage.name: list(stage.worker.metrics()) for stage in self._graph.stages}
         if self._ledger is not None:
             self._ledger.close()
         self._graph.close()
+        del self._graph, self._ledger
 
-    def _run(self) -> str:
-        """Until the end; returns the state to end in."""
+    def _run(self) -> None:
         self._start()
         while self._ending is None:
             worked = self._round()
@@ -85,7 +84,6 @@ class Job:
             self._settle()
             if self._ledger is not None and self._ledger.finish():
                 self._finalize()
-        return self._ending
 
     def _start(self) -> None:
         """Continue from the last commit, or begin."""

@@ -21,7 +21,7 @@ SUFFIX = ".snapshot"
 UNFINISHED = ".unfinished"
 
 
-class Damaged(Exception):
+class Damaged(Exception):  # noqa: N818 - named for what happened
     """A snapshot file that cannot be used. Says which, and what is wrong with it."""
 
 
@@ -81,12 +81,12 @@ class Folder:
 
     def ids(self) -> list[str]:
         """The snapshots there are, damaged ones too, in order of name."""
-        return sorted(path.name.removesuffix(SUFFIX) for path in self.path.glob("*" + SUFFIX))
+        return sorted(path.stem for path in self.path.glob("*" + SUFFIX))
 
     def keep(self, names: Collection[str | None]) -> None:
         """Remove every snapshot but these, and what an interrupted write left behind."""
         for path in (*self.path.glob("*" + SUFFIX), *self.path.glob("*" + UNFINISHED)):
-            if path.name.removesuffix(SUFFIX) not in names:
+            if path.stem not in names:
                 path.unlink()
 
 

@@ -145,12 +145,14 @@ class Stage:
         return {}
 
     def arrive(self, watermark: int) -> None:
-        """Raise the input watermark; what still waits for a side input holds it."""
-        held = min(watermark, self.passed) if self.pending else watermark
-        self.arrived = max(self.arrived, held)
+        """Raise the input watermark. What still waits, and what splittable elements are still to bring, hold it.
+
+        The latter too, because Beam fuses a stateful function with the splittable one before it: its timers are here.
+        """
+        held = min([watermark, *(residual.watermark for residual in self.residuals)])
+        self.arrived = max(self.arrived, min(held, self.passed) if self.pending else held)
 
     def pass_on(self) -> None:
-        """Raise the output watermark as far as residuals, timers and waiting elements allow."""
-        holds = [self.arrived, *(r.watermark for r in self.residuals), *(t.hold for t in self.timers.values())]
+        """Raise the output watermark as far as timers and waiting elements allow."""
         if not self.pending:
-            self.passed = max(self.passed, min(holds))
+            self.passed = max(self.passed, min([self.arrived, *(timers.hold for timers in self.timers.values())]))
