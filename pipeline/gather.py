@@ -13,118 +13,34 @@ from __future__ import annotations
 
 import heapq
 import math
-from bisect import bisect_right
-from collections import OrderedDict, deque
+import operator
+from bisect import bisect_right, insort
+from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import xxhash
 
-from pipeline.records import Block, Raw, Rejection, Source
+from pipeline.events import (
+    LEDGER,
+    START,
+    Admit,
+    Close,
+    Decision,
+    Event,
+    Forget,
+    Held,
+    LedgerBroken,
+    Partition,
+    Refused,
+    Rules,
+    Sample,
+    TooLate,
+)
+from pipeline.records import Block, Raw, Reason, Rejection, Source
 
-START = -(1 << 60)  # before all time: the clock of a partition that has shown none, and generation 0
-
-
-class Rules(NamedTuple):
-    """The settings that event time obeys; durations in microseconds, wall-clock ones in seconds."""
-
-    step: int
-    grid: int
-    disorder: int
-    learn_ahead: bool = True
-    idle_after: float = math.inf
-    max_hold: float = math.inf
-    max_skew: int = 1 << 60
-    max_held: int = 200_000  # samples held per partition before it is read no further; about 100 bytes each
-    quota: int = 1 << 60  # series per partition
-    forget_after: int = 1 << 60
-
-
-class Decision(NamedTuple):
-    """When learning passed `instant`, a partition that held nobody stood at `position`. The log does not say this.
-
-    To repeat a run: the partition reads no further than `position` before the instant, and the instant is not passed
-    before the partition stands there.
-    """
-
-    source: Source
-    position: int
-    instant: int
-
-
-class Sample(NamedTuple):
-    """One sample, released for its series: to be scored, advanced over and forecast from, in this order."""
-
-    slot: int
-    cell: int
-    value: float
-    generation: int
-    woken: bool  # learning had gone on without it: forecast, never scored
-    inserted: bool  # a newer cell of the series came first: advanced over, not forecast
-    stamp: int
-    trace: str | None
-
-
-class Close(NamedTuple):
-    """Learn: the cells (slot, cell, value) that instant closes, by (key of the series, cell); then drop old generations."""
-
-    instant: int
-    cells: list[tuple[int, int, float]]
-    drop: list[int]
-
-
-class Admit(NamedTuple):
-    slot: int
-    series: str
-    key: int
-
-
-class Forget(NamedTuple):
-    slot: int
-
-
-class TooLate(NamedTuple):
-    source: Source
-    series: str
-    at: int
-    value: float
-    late: int  # us behind what the partition's clock still allowed
-    offset: int
-
-
-class Refused(NamedTuple):
-    source: Source
-    rejection: Rejection
-    raw: Raw
-
-
-Event = Sample | Close | Admit | Forget | TooLate | Refused | Decision
-Held = tuple[int, int, int, int, float, int, str | None]  # generation wanted, cell, position, slot, value, stamp, trace
-
-LEDGER = ("used", "duplicate", "late", "rejected")
-
-
-@dataclass
-class Partition:
-    source: Source
-    clock: int = START
-    position: int | None = None  # None: nothing read yet, wherever it starts
-    idle: bool = False
-    rejoining: bool = False  # awake, but behind learning: holds nobody until it has caught up
-    moved: float = 0.0  # wall clock of the clock's last move
-    blocked: float | None = None  # wall clock since which samples are held
-    consumed: int = 0
-    filtered: int = 0
-    ledger: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LEDGER, 0))
-    held: deque[Held] = field(default_factory=deque)  # read, waiting for their generation, in order
-    aside: list[Held] = field(default_factory=list)  # too far ahead of a clock that their stamp has capped: hold nothing
-    seen: OrderedDict[int, int] = field(default_factory=OrderedDict)  # slot -> clock at its last record, oldest first
-
-
-class LedgerBroken(Exception):  # noqa: N818 - named for what it tells at 3 a.m.
-    """A block does not join the one before it, or the ledger's sum is wrong: records were lost. Nothing may go on."""
+__all__ = ["START", "Admit", "Close", "Decision", "Event", "Forget", "Gather", "LedgerBroken", "Refused", "Rules", "Sample", "TooLate"]
 
 
 class Gather:
@@ -132,6 +48,9 @@ class Gather:
 
     def __init__(self, rules: Rules, sources: Sequence[Source]) -> None:
         self.rules = rules
+        self.lead = rules.disorder + (rules.grid if rules.learn_ahead else 0)
+        # A series that comes back must not be able to meet a cell of its former life.
+        self.keep = max(rules.forget_after, rules.disorder + rules.step)
         self.parts = {s: Partition(s) for s in sorted(sources)}
         self.reached = START  # the last learning instant passed
         self.generations = [START]  # instants at which something was learnt, and kept
@@ -139,6 +58,8 @@ class Gather:
         self.due: list[int] = []  # heap of the keys of `open`
         self.names: dict[str, int] = {}
         self.series: dict[int, tuple[str, int, Source]] = {}  # slot -> name, key, partition that admitted it
+        self.leaving: list[tuple[int, int]] = []  # heap: (instant with which it is forgotten, slot)
+        self.gone: list[int] = []  # forgotten in the last block: the slots are named in its events
         self.free: list[int] = []
         self.newest: dict[int, int] = {}  # slot -> its newest cell released
         self.decisions: list[Decision] = []
@@ -147,13 +68,14 @@ class Gather:
         self.forgotten = 0
         self.known: dict[Source, deque[Decision]] = {s: deque() for s in self.parts}
         self.repeating = False
-        self.lowest = START  # the smallest clock that holds the watermark, as of the last advance
+        self.slowest: Partition | None = None  # the only one whose clock can move the watermark on; None: look
+        self.gate = START  # the clock at which it does
         self.events: list[Event] = []
 
     # Reading
 
     def add(self, block: Block) -> list[Event]:
-        """What the block lets happen, in order.
+        """What the block lets happen, in order; `series` names every slot in it until the next block.
 
         A repeat of what was read is dropped; raises LedgerBroken when the block does not join.
         """
@@ -168,6 +90,7 @@ class Gather:
             raise LedgerBroken(f"{block.source}: stands at {part.position}, the next block starts at {block.first}")
         if not part.moved:
             part.moved = block.now
+        self._free_slots()
         self.events = []
         part.filtered += block.filtered
         part.consumed += len(block.at) + len(block.rejected)
@@ -186,7 +109,7 @@ class Gather:
         part, known = self.parts[source], self.known[source]
         if self.repeating:
             return known[0].position if known else part.position or 0
-        if len(part.held) + len(part.aside) >= self.rules.max_held:
+        if len(part.held) >= self.rules.max_held:
             return part.position
         others = [q.clock for q in self.parts.values() if not self._excluded(q)]
         if others and part.clock - min(others) > self.rules.max_skew:
@@ -195,74 +118,72 @@ class Gather:
 
     def _read(self, part: Partition, block: Block) -> None:
         disorder, now = self.rules.disorder, block.now
-        slots: list[int | None] = [None] * len(block.names)
-        records, names = block.records, block.names
-        last = -1
+        records, names, seen = block.records, block.names, part.seen
         columns = zip(
             block.series.tolist(), block.at.tolist(), block.value.tolist(), block.stamp.tolist(), block.record.tolist(), strict=True
         )
+        last = -1
         for code, at, value, stamp, record in columns:
-            raw = records[record]
             if record != last:
                 if last >= 0:
-                    self._settle(part, records[last].offset + 1, now)
-                part.position = records[record - 1].offset + 1 if record else block.first
+                    self._settle(part, records[last], now)
                 last = record
             if at < part.clock - disorder:
                 part.ledger["late"] += 1
-                self.events.append(TooLate(part.source, names[code], at, value, part.clock - disorder - at, raw.offset))
+                late = part.clock - disorder - at
+                self.events.append(TooLate(part.source, names[code], at, value, late, records[record].offset))
                 continue
-            slot = slots[code]
-            if slot is None or slot not in part.seen:
-                slot = slots[code] = self._admit(part, names[code])
+            slot = self.names.get(names[code])
+            if slot is None or slot not in seen:
+                slot = self._admit(part, names[code], at)
                 if slot is None:
-                    self._refuse(part, names[code], record, raw)
+                    why = f"this partition has its {self.rules.quota} series; raise series.max_series, or shorten series.forget_after"
+                    self._refuse(part, names[code], record, records[record], "too_many_series", why)
                     continue
-            before = part.clock
-            part.seen[slot] = max(before, min(at, stamp))
-            part.seen.move_to_end(slot)
-            self._move(part, at, stamp, now)
-            self._accept(part, slot, at, value, stamp, raw)
-            if part.clock != before and before <= self.lowest:
-                self.lowest = START - 1  # the watermark may move: look when the record is done
+            elif at > seen[slot]:
+                seen[slot] = at
+            clock = min(stamp, at)
+            if clock > part.clock:
+                part.clock, part.moved = clock, now
+                if part.expiry[0][0] < clock - self.keep:
+                    self._forget(part)
+            if part.idle or part.rejoining or part.aside:
+                part.position = records[record - 1].offset + 1 if record else block.first
+                self._join(part)
+            self._accept(part, slot, at, value, stamp, record, records[record])
         if last >= 0:
-            self._settle(part, records[last].offset + 1, now)
+            self._settle(part, records[last], now)
 
-    def _settle(self, part: Partition, position: int, now: float) -> None:
-        """A record is done: release what it lets go."""
-        part.position = position
-        if self.lowest < START or self.repeating or part.idle or part.rejoining:
+    def _settle(self, part: Partition, raw: Raw, now: float) -> None:
+        """A record is done: an instant may pass."""
+        if self.slowest is None or (part is self.slowest and part.clock >= self.gate):
+            part.position = raw.offset + 1
             self._advance(now)
-        elif part.held and part.held[0][0] <= self.reached:
-            self._release_from(part)
 
-    def _move(self, part: Partition, at: int, stamp: int, now: float) -> None:
-        """The partition's clock, and with it who holds whom; a record moves it to at most its own Kafka timestamp."""
-        clock = min(at, stamp)
-        if clock > part.clock:
-            part.clock, part.moved = clock, now
-            self._forget(part)
-        if part.idle or part.rejoining or part.aside:
-            behind = part.clock - self.rules.disorder < self.reached
-            overtaken = behind or any(cell + self.rules.step <= self.reached for _, cell, *_ in part.aside)
-            if part.idle and overtaken and not self.repeating:
+    def _join(self, part: Partition) -> None:
+        """The record may end the partition's idleness; its clock decides who holds whom, and what may be taken up from aside."""
+        behind = part.clock - self.rules.disorder < self.reached
+        if part.idle:
+            overtaken = behind or (bool(part.aside) and part.aside[0][1] + self.rules.step <= self.reached)
+            if overtaken and not self.repeating:
                 assert part.position is not None
                 self._decide(Decision(part.source, part.position, self.reached))
-            if part.idle or part.rejoining:
-                self.lowest = START - 1
-            part.rejoining = (part.idle or part.rejoining) and behind
-            part.idle = False
-            for ready in sorted(h for h in part.aside if not self._early(part, h[0])):
-                part.aside.remove(ready)
-                part.held.append(ready)
+            part.idle, part.rejoining = False, True
+            self.slowest = None
+        if part.rejoining:
+            part.rejoining = behind
+            self.slowest = None
+        while part.aside and not self._early(part, part.aside[0][0]):
+            part.held.append(part.aside.pop(0))
+        self._release_from(part)
 
-    def _accept(self, part: Partition, slot: int, at: int, value: float, stamp: int, raw: Raw) -> None:
-        if math.isnan(value):  # an explicit null says that the series lives, not what it is
+    def _accept(self, part: Partition, slot: int, at: int, value: float, stamp: int, record: int, raw: Raw) -> None:
+        if value != value:  # noqa: PLR0124 - NaN, an explicit null, says that the series lives, not what it is
             part.ledger["used"] += 1
             return
-        step = self.rules.step
+        step, grid = self.rules.step, self.rules.grid
         cell = at - at % step
-        instant = -(-(cell + step) // self.rules.grid) * self.rules.grid
+        instant = -(-(cell + step) // grid) * grid
         group = self.open.get(instant)
         if group is not None and (slot, cell) in group:
             part.ledger["duplicate"] += 1
@@ -272,17 +193,24 @@ class Gather:
             part.ledger["late"] += 1  # woken, and its series has gone on without it
             self.events.append(TooLate(part.source, self.series[slot][0], at, value, self.reached - cell, raw.offset))
             return
+        want = self.wanted(cell)
+        early = self._early(part, want)
+        if early and len(part.aside) >= self.rules.max_held:  # only this partition's own log could make room
+            why = f"{at - part.clock} us ahead of its partition, as are the last {len(part.aside)}: look at the producer's clock"
+            self._refuse(part, self.series[slot][0], record, raw, "future", why)
+            return
         part.ledger["used"] += 1
         if group is None:
             group = self.open[instant] = {}
             heapq.heappush(self.due, instant)
         group[slot, cell] = value
-        want = self.wanted(cell)
-        held = (want, cell, raw.offset, slot, value, stamp, trace(raw))
-        if self._early(part, want):
-            part.aside.append(held)
-        else:
+        held = (want, cell, raw.offset, slot, value, stamp, trace(raw) if raw.headers else None)
+        if early:
+            insort(part.aside, held, key=_time_and_offset)
+        elif part.held or want > self.reached:
             part.held.append(held)
+        else:
+            self._sample(held)
 
     def wanted(self, cell: int) -> int:
         """The instant whose generation a cell is advanced, scored and forecast under.
@@ -291,7 +219,7 @@ class Gather:
         8
         """
         grid = self.rules.grid
-        want = cell - cell % grid - self.rules.disorder - (grid if self.rules.learn_ahead else 0)
+        want = cell - cell % grid - self.lead
         return want - want % grid
 
     def _early(self, part: Partition, want: int) -> bool:
@@ -300,44 +228,59 @@ class Gather:
 
     # Who is a series
 
-    def _admit(self, part: Partition, name: str) -> int | None:
+    def _admit(self, part: Partition, name: str, at: int) -> int | None:
+        """The slot of a series that is new to the partition; None: no room."""
         slot = self.names.get(name)
         if slot is not None:
             if self.series[slot][2] != part.source:
                 self.elsewhere.add(slot)
-            return slot
-        if len(part.seen) >= self.rules.quota:
+        elif len(part.seen) >= self.rules.quota:
             return None
-        slot = self.free.pop() if self.free else len(self.names)
-        key = xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
-        self.names[name] = slot
-        self.series[slot] = (name, key, part.source)
-        self.events.append(Admit(slot, name, key))
+        else:
+            slot = self.free.pop() if self.free else len(self.series)
+            key = xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
+            self.names[name] = slot
+            self.series[slot] = (name, key, part.source)
+            self.events.append(Admit(slot, name, key))
+        part.seen[slot] = at
+        heapq.heappush(part.expiry, (at, slot))
         return slot
 
-    def _refuse(self, part: Partition, name: str, record: int, raw: Raw) -> None:
+    def _refuse(self, part: Partition, name: str, record: int, raw: Raw, reason: Reason, why: str) -> None:
         part.ledger["rejected"] += 1
-        why = f"this partition has its {self.rules.quota} series; raise series.max_series, or shorten series.forget_after"
-        self.events.append(Refused(part.source, Rejection(record, raw.offset, "too_many_series", why, name), raw))
+        self.events.append(Refused(part.source, Rejection(record, raw.offset, reason, why, name), raw))
 
     def _forget(self, part: Partition) -> None:
-        bound = part.clock - self.rules.forget_after
-        while part.seen:
-            slot, seen = next(iter(part.seen.items()))
-            if seen >= bound:
-                return
-            del part.seen[slot]
-            name, _, owner = self.series[slot]
-            if owner != part.source:
+        """Series that the partition's clock has left behind give up their places.
+
+        The learner forgets them with the first instant that is behind nobody's back: later than all that is held or to
+        be learnt of them, and not passed yet whichever way partitions interleave.
+        """
+        bound = part.clock - self.keep
+        while part.expiry and part.expiry[0][0] < bound:
+            _, slot = heapq.heappop(part.expiry)
+            at = part.seen[slot]
+            if at >= bound:
+                heapq.heappush(part.expiry, (at, slot))
                 continue
-            for other in self.parts.values():
-                other.seen.pop(slot, None)
-            del self.series[slot], self.names[name]
-            self.newest.pop(slot, None)
+            del part.seen[slot]
+            name, key, owner = self.series[slot]
+            other = next((q for q in self.parts.values() if slot in q.seen), None)
+            if other is not None:  # whoever sees it last forgets it
+                other.seen[slot] = max(other.seen[slot], at)
+                self.series[slot] = (name, key, other.source if owner == part.source else owner)
+                continue
+            del self.names[name]
             self.elsewhere.discard(slot)
-            self.free.append(slot)
             self.forgotten += 1
-            self.events.append(Forget(slot))
+            heapq.heappush(self.leaving, (part.clock - part.clock % self.rules.grid + self.rules.grid, slot))
+
+    def _free_slots(self) -> None:
+        for slot in self.gone:
+            del self.series[slot]
+            self.newest.pop(slot, None)
+            self.free.append(slot)
+        self.gone.clear()
 
     # The watermark
 
@@ -354,9 +297,9 @@ class Gather:
 
     def watermark(self) -> int:
         """Below it everything has come: the smallest clock of the partitions that hold, less the disorder allowed."""
-        clocks = [q.clock for q in self.parts.values() if not self._excluded(q)]
-        self.lowest = min(clocks, default=START)
-        mark = (self.lowest if clocks else max((q.clock for q in self.parts.values()), default=START)) - self.rules.disorder
+        slowest = min((q for q in self.parts.values() if not self._excluded(q)), key=_clock, default=None)
+        mark = (max(map(_clock, self.parts.values()), default=START) if slowest is None else slowest.clock) - self.rules.disorder
+        self.slowest = None if self.repeating else slowest
         if self.repeating:
             for q in self.parts.values():
                 if q.rejoining and not self._waiting(q):
@@ -375,6 +318,7 @@ class Gather:
             self._reach(mark - mark % self.rules.grid)
             if not (self.repeating and self._drop_repeated()):
                 break
+        self.gate = self.reached + self.rules.grid + self.rules.disorder
         for q in self.parts.values():
             q.blocked = (now if q.blocked is None else q.blocked) if q.held else None
 
@@ -390,13 +334,14 @@ class Gather:
                     if q.rejoining:
                         assert q.position is not None
                         self._decide(Decision(q.source, q.position, instant))
-        self._release()
+        for q in self.parts.values():
+            self._release_from(q)
 
     def _learn(self, instant: int) -> None:
         done: list[tuple[int, int, int, float]] = []
         while self.due and self.due[0] <= instant:
             for (slot, cell), value in self.open.pop(heapq.heappop(self.due)).items():
-                done.append((self.series[slot][1] if slot in self.series else 0, cell, slot, value))
+                done.append((self.series[slot][1], cell, slot, value))
         done.sort()
         self.generations.append(instant)
         horizon = instant - self.rules.disorder - 3 * self.rules.grid
@@ -404,22 +349,23 @@ class Gather:
         self.generations = self.generations[max(0, len(older) - 1) :]
         self.events.append(Close(instant, [(slot, cell, value) for _, cell, slot, value in done], older[:-1]))
         self._reach(instant)
-
-    def _release(self) -> None:
-        for part in self.parts.values():
-            if part.held and part.held[0][0] <= self.reached:
-                self._release_from(part)
+        while self.leaving and self.leaving[0][0] <= instant:
+            slot = heapq.heappop(self.leaving)[1]
+            self.gone.append(slot)
+            self.events.append(Forget(slot))
 
     def _release_from(self, part: Partition) -> None:
         while part.held and part.held[0][0] <= self.reached:
-            want, cell, _, slot, value, stamp, parent = part.held.popleft()
-            inserted = cell <= self.newest.get(slot, START)
-            if not inserted:
-                self.newest[slot] = cell
-            kept = bisect_right(self.generations, want)
-            woken = cell + self.rules.step <= self.reached or not kept
-            generation = self.generations[max(kept - 1, 0)]
-            self.events.append(Sample(slot, cell, value, generation, woken, inserted, stamp, parent))
+            self._sample(part.held.popleft())
+
+    def _sample(self, held: Held) -> None:
+        want, cell, _, slot, value, stamp, parent = held
+        inserted = cell <= self.newest.get(slot, START)
+        if not inserted:
+            self.newest[slot] = cell
+        kept = bisect_right(self.generations, want)
+        woken = cell + self.rules.step <= self.reached or not kept
+        self.events.append(Sample(slot, cell, value, self.generations[kept - 1 if kept else 0], woken, inserted, stamp, parent))
 
     # Wall clock
 
@@ -439,12 +385,13 @@ class Gather:
 
     def close_all(self) -> list[Event]:
         """The data has ended for good (`replay --close`): every partition's clock passes the last open cell."""
+        self._free_slots()
         self.events = []
         if self.due:
             end = max(self.due) + self.rules.disorder
             for part in self.parts.values():
                 part.clock = max(part.clock, end)
-                part.held.extend(sorted(part.aside))
+                part.held.extend(part.aside)
                 part.aside.clear()
             self._advance(0.0)
         events, self.events = self.events, []
@@ -477,6 +424,7 @@ class Gather:
         self.repeating = bool(known)
         for q in self.parts.values():
             q.idle = q.idle and not self.repeating  # what is on record decides, and a silent wake needs no record
+        self._free_slots()
         self.events = []
         self._advance(0.0)
         events, self.events = self.events, []
@@ -524,7 +472,7 @@ class Gather:
         ]
         cells = [[instant, sorted((s, c, v) for (s, c), v in self.open[instant].items())] for instant in sorted(self.open)]
         series = [[slot, name, key, list(owner)] for slot, (name, key, owner) in sorted(self.series.items())]
-        rest = [sorted(self.newest.items()), sorted(self.elsewhere), self.free, self.forgotten]
+        rest = [sorted(self.newest.items()), sorted(self.elsewhere), sorted(self.leaving), self.gone, self.free, self.forgotten]
         decisions = [self.dropped_decisions, [[list(d.source), d.position, d.instant] for d in self.decisions]]
         return msgspec.msgpack.encode([self.reached, self.generations, parts, cells, series, rest, decisions])
 
@@ -537,12 +485,15 @@ class Gather:
             q = self.parts[Source(*source)]
             q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered = clock, position, idle, rejoining, consumed, filtered
             q.ledger, q.held, q.aside = ledger, deque(_held(h) for h in held), [_held(h) for h in aside]
-            q.seen = OrderedDict((slot, at) for slot, at in seen)
+            q.seen = dict(seen)
+            q.expiry = sorted((at, slot) for slot, at in seen)
         self.open = {instant: {(s, c): v for s, c, v in group} for instant, group in cells}
         self.due = sorted(self.open)
         self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}
-        self.names = {name: slot for slot, (name, _, _) in self.series.items()}
-        newest, elsewhere, self.free, self.forgotten = rest
+        newest, elsewhere, leaving, self.gone, self.free, self.forgotten = rest
+        self.leaving = [(instant, slot) for instant, slot in leaving]
+        left = {*self.gone, *(slot for _, slot in self.leaving)}
+        self.names = {name: slot for slot, (name, _, _) in self.series.items() if slot not in left}
         self.newest, self.elsewhere = dict(newest), set(elsewhere)
         self.dropped_decisions = decisions[0]
         self.decisions = [Decision(Source(*s), position, instant) for s, position, instant in decisions[1]]
@@ -552,6 +503,13 @@ class Gather:
 def _held(row: list[Any]) -> Held:
     want, cell, position, slot, value, stamp, parent = row
     return (want, cell, position, slot, value, stamp, parent)
+
+
+def _time_and_offset(held: Held) -> tuple[int, int, int]:
+    return held[:3]
+
+
+_clock = operator.attrgetter("clock")
 
 
 def trace(raw: Raw) -> str | None:

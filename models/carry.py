@@ -1,0 +1,118 @@
+"""What is remembered of each series: a struct of arrays, a slot per series, grown by doubling.
+
+Letters: C slots, H lead times, Q quantile levels, R cells of a ring, D hidden units, P = H(H+1)/2 outstanding forecasts.
+
+There are two memories, and they do not look at each other. What arrivals write (the ring of values as they came, the
+carries, the forecasts that wait for their actual value) follows each series alone. What learning writes (the ring of closed
+values, the anchors, errors) follows the learning instants. Partitions may run ahead of an instant by more in one run than
+in another; since learning never reads the first memory, it learns the same.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from models.inputs import LAGS
+
+NEVER = -(1 << 60)  # the cell of what has not been
+
+
+class Memory:
+    """Arrays with a row per slot. Which arrays: a table of name -> (dtype, shape of a row, fill)."""
+
+    def __init__(self, table: dict[str, tuple[Any, tuple[int, ...], Any]]) -> None:
+        self._table = table
+        self.capacity = 0
+        self._columns: dict[str, np.ndarray] = {name: np.zeros((0, *row), kind) for name, (kind, row, _) in table.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._columns[name]
+
+    def grow(self, slots: int) -> None:
+        """Room for at least this many; the new rows are empty."""
+        if slots <= self.capacity:
+            return
+        self.capacity = max(16, 1 << (slots - 1).bit_length())
+        for name, (kind, row, fill) in self._table.items():
+            wider = np.full((self.capacity, *row), fill, kind)
+            wider[: len(self._columns[name])] = self._columns[name]
+            self._columns[name] = wider
+
+    def clear(self, slots: np.ndarray) -> None:
+        for name, (_, _, fill) in self._table.items():
+            self._columns[name][slots] = fill
+
+    def bytes_each(self) -> int:
+        """Bytes that a slot takes."""
+        return sum(int(np.prod(row)) * np.dtype(kind).itemsize for kind, row, _ in self._table.values())
+
+    def state(self) -> dict[str, np.ndarray]:
+        return dict(self._columns)
+
+    def load(self, columns: dict[str, np.ndarray]) -> None:
+        """Take over what `state` gave; raises ValueError where a column does not fit."""
+        for name, (kind, row, _) in self._table.items():
+            found = columns[name]
+            if found.dtype != kind or found.shape[1:] != row:
+                raise ValueError(f"{name} is {found.dtype}{found.shape[1:]}, want {np.dtype(kind)}{row}")
+            self._columns[name] = found.copy()
+        self.capacity = len(next(iter(self._columns.values())))
+
+
+def memory(*, horizon: int, levels: int, hidden: int, ring: int, closed: int) -> Memory:
+    """All that is kept of a series, but for what is kept per generation (see `models.scale`)."""
+    pairs = horizon * (horizon + 1) // 2
+    return Memory(
+        {
+            "key": (np.uint64, (), 0),
+            "live": (np.bool_, (), False),
+            # written by arrivals
+            "seen": (np.int64, (), 0),  # observations so far
+            "newest": (np.int64, (), NEVER),
+            "level": (np.float64, (), np.nan),
+            "ring": (np.float64, (ring,), np.nan),
+            "carry": (np.float16, (LAGS, 2, hidden), 0),  # by cell % LAGS
+            "carried": (np.int64, (LAGS,), NEVER),  # the cell after which that carry was
+            "origin": (np.int64, (horizon,), NEVER),  # cells that forecasts were issued at, by cell % H
+            "origin_level": (np.float64, (horizon,), 0),
+            "origin_scale": (np.float64, (horizon,), 1),
+            "said": (np.float32, (pairs,), 0),  # the network's point less the level, in units of the scale
+            "spread": (np.float16, (pairs, levels), 0),  # the served quantiles less the served point, likewise
+            "served": (np.int8, (pairs,), 0),
+            # written by learning
+            "closed_newest": (np.int64, (), NEVER),
+            "closed": (np.float64, (closed,), np.nan),
+            "anchor": (np.float16, (LAGS, 2, hidden), 0),  # where learning starts from, `depth` dilated steps behind
+            "anchored": (np.int64, (LAGS,), NEVER),
+            "changes": (np.int64, (), 0),  # one-step changes that the scale has seen
+            "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale
+            "naive_count": (np.int32, (3, horizon), 0),
+            "evidence": (np.float32, (3, horizon), 0),  # the same of what was forecast: network, last value, seasonal naive
+            "evidence_count": (np.int32, (horizon,), 0),
+            # for people only
+            "error": (np.float64, (2, horizon), 0),  # sums of absolute errors, served and baseline
+            "scores": (np.int32, (horizon,), 0),
+            "by": (np.int32, (3, horizon), 0),  # how often each expert served what was scored
+        }
+    )
+
+
+def put(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:
+    """Write newer cells (each slot once) into a ring and empty the cells that were passed over. `newest` is not moved."""
+    length = ring.shape[1]
+    first = newest[slot] + 1
+    passed = np.minimum(cell - first, length)
+    if passed.any():
+        behind = (np.arange(length) - first[:, None]) % length
+        rows = ring[slot]
+        rows[behind < passed[:, None]] = np.nan
+        ring[slot] = rows
+    ring[slot, cell % length] = value
+
+
+def amend(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:
+    """Write cells at or before the newest, where the ring still reaches back to them."""
+    there = cell > newest[slot] - ring.shape[1]
+    ring[slot[there], cell[there] % ring.shape[1]] = value[there]

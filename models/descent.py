@@ -1,0 +1,105 @@
+"""One guarded step of AdamW on a flat vector of weights: nothing that is not finite ever reaches them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from models.network import Flat, Network
+
+# Gradients of a series' first cells are many times its later ones; one new series must not move the weights that all share.
+CLIP_NORM = 1.0
+PATIENCE = 5  # bad steps in a row, after which the last good weights come back
+GOOD_EVERY = 50  # good steps between copies that a rollback returns to
+
+
+class Outcome(NamedTuple):
+    """What a step did: `kind` "step", "skip" or "rollback_weights"; `cause` what was not finite."""
+
+    kind: str
+    cause: str
+    loss: float
+    norm: float  # of the gradient, before clipping
+
+
+class Descent:
+    """Weights that learn: AdamW (Loshchilov & Hutter 2019), its moments, and the copy to fall back on."""
+
+    def __init__(self, network: Network, *, rate: float, least: float, halving: int) -> None:
+        self.flat = Flat(network)
+        self.weights = self.flat.weights
+        self.gradient = self.flat.learn()
+        self.moments = [torch.zeros_like(self.weights), torch.zeros_like(self.weights)]
+        self.steps = 0
+        self.bad = 0
+        self.good = [self.weights.clone(), *(m.clone() for m in self.moments)]
+        self.rate, self.least, self.halving = rate, least, halving
+
+    def rate_now(self) -> float:
+        """Falls as 1 / sqrt(1 + steps / halving) towards `least`: it never stops learning."""
+        return max(self.least, self.rate * float((1 + self.steps / self.halving) ** -0.5))
+
+    def step(self, loss: Callable[[Network], Tensor]) -> Outcome:
+        """Take one step down; skipped, with the cause, when loss, gradient or the new weights are not finite."""
+        network = self.flat.read(self.weights)
+        network.train()
+        self.gradient.zero_()
+        value = loss(network)
+        size = float(value.detach())
+        if not math.isfinite(size):
+            return self._skip("loss", size, float("nan"))
+        value.backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.linalg.vector_norm(self.gradient))
+        if not norm < float("inf"):
+            return self._skip("gradient", size, norm)
+        self.gradient.mul_(min(1.0, CLIP_NORM / (norm + 1e-6)))
+        kept = [self.weights.clone(), *(m.clone() for m in self.moments)]
+        self._descend()
+        if not bool(torch.isfinite(self.weights).all()):
+            self._restore(kept)
+            return self._skip("weights", size, norm)
+        self.bad = 0
+        if self.steps % GOOD_EVERY == 0:
+            self.good = [self.weights.clone(), *(m.clone() for m in self.moments)]
+        return Outcome("step", "", size, norm)
+
+    def _descend(self) -> None:
+        self.steps += 1
+        first, second = self.moments
+        first.lerp_(self.gradient, 0.1)
+        second.mul_(0.999).addcmul_(self.gradient, self.gradient, value=0.001)
+        rate = self.rate_now()
+        step = (second / (1 - 0.999**self.steps)).sqrt_().add_(1e-8)
+        self.weights.mul_(1 - rate * 0.01).addcdiv_(first, step, value=-rate / (1 - 0.9**self.steps))
+
+    def _skip(self, cause: str, loss: float, norm: float) -> Outcome:
+        self.bad += 1
+        if self.bad < PATIENCE:
+            return Outcome("skip", cause, loss, norm)
+        self.bad = 0
+        self._restore(self.good)
+        return Outcome("rollback_weights", cause, loss, norm)
+
+    def _restore(self, kept: list[Tensor]) -> None:
+        self.weights.copy_(kept[0])
+        for mine, theirs in zip(self.moments, kept[1:], strict=True):
+            mine.copy_(theirs)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a restart needs, but for `counts`."""
+        names = ("weights", "first", "second")
+        good = {f"good_{name}": t for name, t in zip(names, self.good, strict=True)}
+        return dict(zip(names, [self.weights, *self.moments], strict=True)) | good
+
+    def counts(self) -> dict[str, Any]:
+        return {"steps": self.steps, "bad": self.bad}
+
+    def load(self, tensors: dict[str, Tensor], counts: dict[str, Any]) -> None:
+        """Take over what `tensors` and `counts` gave."""
+        for name, mine in self.tensors().items():
+            mine.copy_(tensors[name])
+        self.steps, self.bad = counts["steps"], counts["bad"]

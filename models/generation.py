@@ -1,0 +1,247 @@
+"""What all series together have taught: as of now (`Pool`), and as of each instant that samples may still ask for (`Generation`).
+
+Letters: N rows, H lead times, Q quantile levels, B central bands. Naive forecasts in the order of `models.baselines`,
+evidence in the order of `models.score.EXPERTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import baselines, scale, score
+from models.carry import Memory
+from models.heads import MIDDLE
+
+WIDEN = 0.05  # rate at which bands that cover too little grow, and shrink: of all series
+STRETCH = 0.02  # the same of one series
+WIDEST = 4.0  # in logarithms: no band may vanish or explode while its network is still learning
+
+
+@dataclass
+class Generation:
+    """All that is behind forecasts made under it. Nothing in it changes but that forgotten series leave `change`."""
+
+    instant: int
+    updates: int
+    weights: Tensor
+    naive: np.ndarray  # (3, H) naive errors of all series
+    relative: float  # mean one-step change as a part of the level
+    spread: np.ndarray  # (2, Q, H) quantiles of the errors of last value and seasonal naive, in units of their mean
+    width: np.ndarray  # (Q, H) factors on the network's own quantiles
+    served: np.ndarray  # (H,) codes for series that have too little evidence of their own
+    change: scale.Change
+
+    def state(self) -> dict[str, np.ndarray]:
+        rows = self.change.rows
+        return {
+            "weights": self.weights.cpu().numpy(),
+            "naive": self.naive,
+            "spread": self.spread,
+            "width": self.width,
+            "served": self.served,
+            "slots": self.change.slots,
+            "rows": np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), rows.dtype.itemsize),
+        }
+
+    @classmethod
+    def load(
+        cls, instant: int, updates: int, relative: float, columns: dict[str, np.ndarray], rows: np.dtype[np.void], device: torch.device
+    ) -> Generation:
+        """The inverse of `state`."""
+        change = scale.Change(columns["slots"].copy(), np.frombuffer(columns["rows"].tobytes(), rows).copy())
+        plain = {name: columns[name].copy() for name in ("naive", "spread", "width", "served")}
+        weights = torch.from_numpy(columns["weights"].copy()).to(device)
+        return cls(instant=instant, updates=updates, weights=weights, relative=relative, change=change, **plain)
+
+
+@dataclass
+class Pool:
+    """Running figures over all series; only learning moves those that forecasts are made with."""
+
+    levels: np.ndarray  # (Q,)
+    naive: np.ndarray  # (3, H) float64
+    spread: np.ndarray  # (2, Q, H)
+    log_width: np.ndarray  # (Q, H)
+    evidence: np.ndarray  # (3, H)
+    evidence_count: np.ndarray  # (H,)
+    served: np.ndarray  # (H,) int8
+    covered: np.ndarray  # (B, H) how often the bands held; for people only, as are these two
+    scored: np.ndarray  # (H,)
+    by: np.ndarray  # (experts, H)
+    relative: float = 0.1
+    batches: int = 0
+    updates: int = 0
+
+    @classmethod
+    def new(cls, horizon: int, levels: Sequence[float]) -> Pool:
+        start = score.code(np.full(horizon, score.LAST), np.full(horizon, score.COLD), np.full(horizon, score.LAST))
+        return cls(
+            levels=np.array(levels),
+            naive=baselines.prior(horizon).astype(np.float64),
+            spread=baselines.spread(levels, horizon),
+            log_width=np.zeros((len(levels), horizon)),
+            evidence=np.zeros((3, horizon)),
+            evidence_count=np.zeros(horizon, np.int64),
+            served=start,
+            covered=np.zeros((len(score.bands(levels).nominal), horizon), np.int64),
+            scored=np.zeros(horizon, np.int64),
+            by=np.zeros((len(score.EXPERTS), horizon), np.int64),
+        )
+
+    def generation(self, instant: int, weights: Tensor, change: scale.Change) -> Generation:
+        """What stands now, for good."""
+        return Generation(
+            instant=instant,
+            updates=self.updates,
+            weights=weights.clone(),
+            naive=self.naive.astype(np.float32),
+            relative=self.relative,
+            spread=self.spread.copy(),
+            width=np.exp(self.log_width).astype(np.float32),
+            served=self.served.copy(),
+            change=change,
+        )
+
+    # Learning
+
+    def relate(self, scales: np.ndarray, values: np.ndarray) -> None:
+        """How large scales are beside levels, for series that have none yet."""
+        known = (scales > 0) & (np.abs(values) > 0)
+        if known.any():
+            ratio = float(np.minimum(scales[known] / np.abs(values[known]), 1.0).mean())
+            self.batches += 1
+            self.relative += (ratio - self.relative) * max(1 / (1 + self.batches), scale.MEMORY)
+
+    def naively(self, memory: Memory, slot: np.ndarray, residual: np.ndarray) -> np.ndarray:
+        """Learn from residuals of the naive forecasts (N, 3, H; NaN: none); returns each series' naive errors, float16."""
+        known = ~np.isnan(residual)
+        own, count = memory["naive"][slot], memory["naive_count"][slot]
+        typical = baselines.pooled(own, count, self.naive)
+        size = np.where(known, np.minimum(np.abs(residual), scale.ROBUST * typical), 0)
+        unit = np.maximum(typical[:, :2], 1e-3)
+        baselines.track(self.spread, residual[:, :2] / unit, self.levels)
+        count = count + known
+        own = np.where(known, scale.mean(own, count, size, scale.MEMORY), own)
+        memory["naive"][slot], memory["naive_count"][slot] = own, count
+        total = known.sum(0)
+        batch = size.sum(0) / np.maximum(total, 1)
+        self.naive = np.where(total > 0, scale.mean(self.naive, np.full_like(self.naive, self.updates + 2), batch, 0.01), self.naive)
+        return np.asarray(np.clip(baselines.pooled(own, count, self.naive), 0.01, 6e4), np.float16)
+
+    def weigh(self, memory: Memory, slot: np.ndarray, errors: np.ndarray, under: np.ndarray, stretch: np.ndarray) -> np.ndarray:
+        """Learn from scores: evidence (errors (N, 3, H), NaN: none) and coverage (under (N, Q, H), -1: none).
+
+        Returns the series' stretches (N, 2, H).
+        """
+        known = ~np.isnan(errors[:, 0])
+        count = memory["evidence_count"][slot] + known
+        errors = np.nan_to_num(errors)
+        own = memory["evidence"][slot]
+        memory["evidence"][slot] = np.where(known[:, None], scale.mean(own, count[:, None], errors, score.MEMORY), own)
+        memory["evidence_count"][slot] = count
+        total = known.sum(0)
+        self.evidence_count += total
+        batch = errors.sum(0) / np.maximum(total, 1)
+        mean = scale.mean(self.evidence, self.evidence_count / np.maximum(total, 1), batch, score.MEMORY)
+        self.evidence = np.where(total > 0, mean, self.evidence)
+        return self._cover(under, stretch)
+
+    def _cover(self, under: np.ndarray, stretch: np.ndarray) -> np.ndarray:
+        """Widen what covers too little: an online conformal step (Gibbs & Candes 2021), on the distance from the median."""
+        known = under >= 0
+        upper = (self.levels > MIDDLE)[:, None]
+        tail = np.where(self.levels > MIDDLE, 1 - self.levels, self.levels)[:, None]
+        missed = np.where(upper, under == 0, under == 1)  # beyond the quantile, on its own side
+        excess = np.where(known & (self.levels != MIDDLE)[:, None], missed - tail, 0.0)
+        total = np.maximum(known.sum(0), 1)
+        self.log_width = np.clip(self.log_width + WIDEN * excess.sum(0) / total, -WIDEST, WIDEST)
+        sides = [excess[:, self.levels < MIDDLE], excess[:, self.levels > MIDDLE]]
+        step = np.stack([side.mean(1) if side.shape[1] else np.zeros_like(stretch[:, 0]) for side in sides], 1)
+        return np.asarray(np.clip(stretch * np.exp(STRETCH * step), 0.1, 10))
+
+    def decide(self, needed: int) -> list[tuple[str, str, dict[str, Any]]]:
+        """Who serves series that have too little evidence of their own; decisions where the network lost or won leads."""
+        before, self.served = self.served, score.choose(self.evidence, self.evidence_count, self.served, needed=needed)
+        was, now = ((codes & 3) == score.NET for codes in (before, self.served))
+        cold = (before >> 3) == score.COLD
+        changes = (("fallback", was & ~now), ("recover", now & ~was & ~cold))
+        return [
+            (kind, "skill of all series together", {"leads": (np.flatnonzero(leads) + 1).tolist()})
+            for kind, leads in changes
+            if leads.any()
+        ]
+
+    # For people
+
+    def count(
+        self,
+        memory: Memory,
+        slot: np.ndarray,
+        due: np.ndarray,
+        by: np.ndarray,
+        errors: tuple[np.ndarray, np.ndarray],
+        covered: np.ndarray,
+        least: int,
+    ) -> None:
+        """Add scores (N, H) to the figures of `summary`: from each series' and lead's `least`-th on."""
+        memory["scores"][slot] += due
+        counted = due & (memory["scores"][slot] >= least)
+        sums = np.where(counted[:, None], np.minimum(np.stack(errors, 1), 1e150), 0)
+        memory["error"][slot] += sums
+        for expert in range(len(score.EXPERTS)):
+            mine = due & (by == expert)
+            self.by[expert] += mine.sum(0)
+            memory["by"][slot, expert] += mine
+        self.covered += (covered & counted[..., None]).sum(0).T
+        self.scored += counted.sum(0)
+
+    def summary(self, memory: Memory, scales: np.ndarray, bands: tuple[float, ...], least: int, slot: int | None) -> dict[str, Any]:
+        """Skill and served shares by lead, coverage by band; of one series, without coverage."""
+        chosen = np.flatnonzero(memory["live"]) if slot is None else np.array([slot])
+        error, scores = memory["error"][chosen], memory["scores"][chosen]
+        counted = np.maximum(scores - (least - 1), 0)
+        unit = scales[chosen][:, None]
+        usable = (counted > 0) & (unit > 0)
+        mae = np.where(usable[:, None], error / np.maximum(counted, 1)[:, None] / np.where(unit > 0, unit, 1)[:, None], 0).sum(0)
+        shares = memory["by"][chosen].sum(0)
+        leads = range(shares.shape[1])
+        out: dict[str, Any] = {
+            "observations": int(memory["seen"][chosen].sum()),
+            "skill": {str(h + 1): round(float(1 - mae[0, h] / mae[1, h]), 6) for h in leads if mae[1, h] > 0},
+            "served": {str(h + 1): _shares(shares[:, h]) for h in leads if shares[:, h].any()},
+        }
+        if slot is None:
+            share = self.covered / np.maximum(self.scored, 1)
+            total = float(self.covered.shape[1] and self.scored.sum())
+            out["coverage"] = {f"{b:g}": round(float(self.covered[k].sum() / total), 6) for k, b in enumerate(bands) if total}
+            out["coverage_by_lead"] = {
+                f"{b:g}": {str(h + 1): round(float(share[k, h]), 6) for h in leads if self.scored[h]} for k, b in enumerate(bands)
+            }
+        return out
+
+    # Restarts
+
+    ARRAYS = ("naive", "spread", "log_width", "evidence", "evidence_count", "served", "covered", "scored", "by")
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in self.ARRAYS}
+
+    def counts(self) -> dict[str, Any]:
+        return {"relative": self.relative, "batches": self.batches, "updates": self.updates}
+
+    def load(self, columns: dict[str, np.ndarray], counts: dict[str, Any]) -> None:
+        """The inverse of `state` and `counts`."""
+        for name in self.ARRAYS:
+            setattr(self, name, columns[name].copy())
+        self.relative, self.batches, self.updates = counts["relative"], counts["batches"], counts["updates"]
+
+
+def _shares(counts: np.ndarray) -> dict[str, float]:
+    total = counts.sum()
+    return {score.EXPERTS[k]: round(float(n / total), 6) for k, n in enumerate(counts) if n}

@@ -1,0 +1,72 @@
+"""From what a cell says to a point forecast and quantiles that never cross.
+
+Letters: B rows, H lead times, Q quantile levels. All in units of each row's and lead's own naive error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from statistics import NormalDist
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import smooth_l1_loss, softplus
+
+# The spread that quantiles start from: a normal whose mean absolute value is the naive error, or a little better.
+SPREAD = 1.0
+
+MIDDLE = 0.5  # the level of the median
+
+
+class Said(NamedTuple):
+    point: Tensor  # (B, H)
+    median: Tensor  # (B, H)
+    quantiles: Tensor  # (B, Q, H), ascending
+
+
+class Quantiles:
+    """Quantiles as a median and positive steps away from it: cumulated, they cannot cross."""
+
+    def __init__(self, levels: Sequence[float]) -> None:
+        if list(levels) != sorted(set(levels)) or not all(0 < level < 1 for level in levels):
+            raise ValueError(f"levels are {tuple(levels)}, want them ascending between 0 and 1")
+        self.levels = tuple(levels)
+        self.below = sum(level < MIDDLE for level in levels)
+        self.above = sum(level > MIDDLE for level in levels)
+        self.has_median = self.below + self.above < len(levels)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers a lead that `assemble` takes."""
+        return 1 + self.below + self.above
+
+    def start(self) -> Tensor:
+        """(outputs,) biases that give a normal's quantiles."""
+        normal = NormalDist(0, 1.2533 * SPREAD)
+        marks = [normal.inv_cdf(level) for level in self.levels]
+        low = [*marks[: self.below], 0.0]
+        high = [0.0, *marks[len(marks) - self.above :]]
+        steps = [b - a for a, b in pairwise(low)][::-1] + [b - a for a, b in pairwise(high)]
+        return torch.tensor([0.0, *(float(torch.tensor(s).expm1().log()) for s in steps)])
+
+    def assemble(self, raw: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers (B, outputs, H) around centre (B, H) -> median (B, H), quantiles (B, Q, H)."""
+        median = centre + raw[:, 0]
+        steps = softplus(raw[:, 1:])
+        low = median[:, None] - steps[:, : self.below].cumsum(1).flip(1)
+        high = median[:, None] + steps[:, self.below :].cumsum(1)
+        return median, torch.cat([low, median[:, None], high] if self.has_median else [low, high], 1)
+
+
+def huber(point: Tensor, target: Tensor, known: Tensor) -> Tensor:
+    """Squared error near, absolute error far (Huber 1964), mean over what is known; beta is one naive error."""
+    return (smooth_l1_loss(point, target, reduction="none", beta=1.0) * known).sum() / known.sum().clamp(min=1)
+
+
+def pinball(quantiles: Tensor, target: Tensor, known: Tensor, levels: Tensor) -> Tensor:
+    """Quantile loss (Koenker & Bassett 1978), mean over levels and over what is known."""
+    over = target[:, None] - quantiles
+    loss = torch.maximum(levels[:, None] * over, (levels[:, None] - 1) * over)
+    return (loss.mean(1) * known).sum() / known.sum().clamp(min=1)

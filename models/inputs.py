@@ -1,0 +1,160 @@
+"""What the network sees of a series at a cell: values around it, relative to the newest, in units of the series' own change.
+
+Letters: N (series, cell) pairs, R cells of a ring, H lead times, F features, S steps of a season.
+A ring holds a series' value of cell c at c % R; NaN: not observed. A *view* reads only cells at or before its own.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+LAGS = 12  # how far one step looks back, and how far the carry it continues lies behind
+CLIP = 20.0  # inputs and targets beyond this many naive errors are as good as there: a target of 1e300 must not move the weights
+DAY_US = 86_400_000_000
+UNITS = (1, 4, 12, 24)  # leads whose naive errors tell what kind of series it is
+LONGEST = 1_000_000  # rows of a calendar; a longer one would be larger than the model
+AHEAD = (1, 2, 4, 8, 12, 24)  # leads at which the last season's course is shown
+
+
+class Shape(NamedTuple):
+    """What a view looks like: fixed by the settings."""
+
+    horizon: int
+    season: int | None
+    step_us: int
+    leads: np.ndarray  # (H,) 1..H
+    back: np.ndarray  # (H,) steps from the newest cell back to the same phase as the lead's target, one season before it: >= 0
+    whole: np.ndarray  # (H,) the seasons that this goes back, in steps
+    phases: np.ndarray  # (L, C) calendar features by cell % L
+    units: np.ndarray  # indices of leads, see UNITS
+    ahead: np.ndarray  # indices of leads, see AHEAD
+
+    @property
+    def reach(self) -> int:
+        """How many steps back a view reads at most."""
+        return max(LAGS, int(self.whole.max(initial=0)) + (self.season or 0))
+
+    @property
+    def features(self) -> int:
+        seasonal = 0 if self.season is None else 2 + 2 * len(self.ahead) + 2 * len(self.units)
+        return (LAGS - 1) + LAGS + 2 + 2 + len(self.units) + seasonal + int(self.phases.shape[1])
+
+
+def shape(horizon: int, season: int | None, step_us: int) -> Shape:
+    """What the settings make of it.
+
+    >>> shape(6, 4, 1).back.tolist(), shape(6, 4, 1).whole.tolist()
+    ([3, 2, 1, 0, 3, 2], [4, 4, 4, 4, 8, 8])
+    """
+    leads = np.arange(1, horizon + 1)
+    whole = np.zeros(horizon, np.int64) if season is None else -(-leads // season) * season
+    units = np.array([k - 1 for k in UNITS if k <= horizon])
+    ahead = np.array([k - 1 for k in AHEAD if k <= horizon])
+    return Shape(horizon, season, step_us, leads, whole - leads, whole, calendar(season, step_us), units, ahead)
+
+
+def calendar(season: int | None, step_us: int) -> np.ndarray:
+    """(L, C): three harmonics of the season, and two of the week where the step divides a day, by cell % L."""
+    columns: list[np.ndarray] = []
+    per_week = 7 * DAY_US // step_us if step_us < DAY_US and DAY_US % step_us == 0 else None
+    length = int(np.lcm(season or 1, per_week or 1))
+    if length > LONGEST:
+        length, per_week = season or 1, None
+    cells = np.arange(length)
+    for period, harmonics in ((season, 3), (per_week, 2)):
+        if period is not None:
+            angles = [2 * np.pi * k * (cells % period) / period for k in range(1, harmonics + 1)]
+            columns += [f(a) for a in angles for f in (np.sin, np.cos)]
+    return np.stack(columns, 1).astype(np.float32) if columns else np.zeros((1, 0), np.float32)
+
+
+class View(NamedTuple):
+    level: np.ndarray  # (N,) the value that all else is relative to
+    lags: np.ndarray  # (N, LAGS) changes from k = 1..LAGS steps back to the level; NaN where not observed
+    newest: np.ndarray  # (N,) bool: the cell itself was observed
+    last: np.ndarray  # (N, H) a season before the target, less the level
+    before: np.ndarray  # (N, H) two seasons before the target, less the level
+    offset: np.ndarray  # (N, H) whole seasons before the cell itself, less the level
+
+
+def read(ring: np.ndarray, slot: np.ndarray, cells: np.ndarray) -> np.ndarray:
+    """Values of (N,) slots at (N, K) cells, which must lie within the ring's length behind its newest."""
+    return np.asarray(ring[slot[:, None], cells % ring.shape[1]])
+
+
+def view(ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, form: Shape) -> View:
+    """What is known at (N,) cells; `level` (N,) finite: the newest observed value at or before each."""
+    lags = read(ring, slot, cell[:, None] - np.arange(LAGS + 1))
+    at = cell[:, None]
+    if form.season is None:
+        last = before = offset = np.full((len(slot), form.horizon), np.nan)
+    else:
+        last = read(ring, slot, at - form.back)
+        before = read(ring, slot, at - form.back - form.season)
+        offset = read(ring, slot, at - form.whole)
+    with np.errstate(over="ignore"):  # 1e308 less -1e308: infinite here, clipped where it is used
+        relative = [np.asarray(a - level[:, None]) for a in (lags[:, 1:], last, before, offset)]
+    return View(level, relative[0], ~np.isnan(lags[:, 0]), *relative[1:])
+
+
+def gaps(lags: np.ndarray) -> np.ndarray:
+    """(N,) steps since the observation before the newest, at most LAGS + 1."""
+    seen = ~np.isnan(lags)
+    return np.where(seen.any(1), seen.argmax(1) + 1, LAGS + 1)
+
+
+def features(v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, carry_gap: np.ndarray, form: Shape) -> np.ndarray:
+    """(N, F) float32, finite, within +-CLIP; naive (N, 3, H) float32 errors of the naive paths in units of `scale` (N,)."""
+    kind, last, drift = (np.ascontiguousarray(naive[:, k][:, form.units]) for k in range(3))
+    unit = scale * kind[:, min(2, kind.shape[1] - 1)]
+    seen = ~np.isnan(v.lags)
+    parts = [
+        bounded(v.lags[:, : LAGS - 1] / unit[:, None]),
+        seen[:, : LAGS - 1],
+        v.newest[:, None],
+        bounded(-v.lags[:, LAGS - 1 :] / unit[:, None]),
+        seen[:, LAGS - 1 :],
+        np.minimum(gaps(v.lags) - 1, LAGS)[:, None] / LAGS,
+        np.minimum(carry_gap, 8)[:, None] / 8,
+        np.log(kind),
+    ]
+    if form.season is not None:
+        course = v.last[:, form.ahead]
+        parts += [
+            bounded(v.offset[:, :1] / unit[:, None]),
+            ~np.isnan(v.offset[:, :1]),
+            bounded(course / unit[:, None]),
+            ~np.isnan(course),
+            np.log(last / kind),
+            np.log(drift / kind),
+        ]
+    parts.append(form.phases[cell % len(form.phases)])
+    return np.concatenate([np.asarray(p, np.float32) for p in parts], 1)
+
+
+def bounded(x: np.ndarray) -> np.ndarray:
+    """Within +-CLIP; what is not known is 0, and a mask beside it says so."""
+    return np.asarray(np.nan_to_num(np.clip(x, -CLIP, CLIP), nan=0.0))
+
+
+def bearings(v: View, naive: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Where naive forecasts point, and the unit of each lead.
+
+    Returns the blend (N, H), the paths (N, 3, H), both in units, and the unit (N, H) in the series' own: the best naive error.
+    """
+    unit = scale[:, None] * np.maximum(naive.min(1), FLOOR)
+    drift = v.last - v.offset
+    known = np.stack([np.ones(v.last.shape, bool), ~np.isnan(v.last), ~np.isnan(drift)], 1)
+    weight = np.where(known, naive, np.inf).astype(np.float64)
+    weight = weight.min(1, keepdims=True) / weight
+    weight *= weight
+    weight *= weight  # the fourth power: the square is best for independent errors, and these are not
+    total = weight[:, 0] + weight[:, 1] + weight[:, 2]
+    paths = np.stack([bounded(p / unit) for p in (v.last, v.before, v.offset)], 1)
+    blend = (weight[:, 1] * paths[:, 0] + weight[:, 2] * bounded(drift / unit)) / total
+    return blend, paths, unit
+
+
+FLOOR = 0.2  # naive errors in units of the one-step change; below it a lead's unit would blow up its errors

@@ -1,0 +1,547 @@
+"""The contract of what learns: score -> forecast at arrivals, learn at instants.
+
+Letters: N cells of a call, H lead times, Q quantile levels, B central bands, D hidden units, M series that learn.
+
+Everything learnt changes in `close` alone and is kept per generation; `arrive` uses the generation it is told, and what
+the series itself has shown so far. So two runs in which partitions interleave differently say the same, byte for byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from models import baselines, inputs, lesson, scale, score, snapshot
+from models.batch import rows as padded
+from models.carry import NEVER, Memory, amend, memory, put
+from models.cells import Carry
+from models.descent import Descent
+from models.generation import Generation, Pool
+from models.heads import MIDDLE
+from models.inputs import LAGS, View
+from models.network import Flat, Network
+from models.replay import Replay, mixed
+from models.score import EXPERTS, REASONS
+
+__all__ = ["EXPERTS", "REASONS", "START", "Cells", "Config", "Decision", "Learner", "Step"]
+
+START = -(1 << 60)  # the generation before anything has been learnt
+ORIGINS = (1, 4, 12, 24)  # steps back from a closed cell to the ends of the chains it teaches
+TAUGHT = 2  # origins on a chain that are learnt from: the last ones
+SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
+HUGE = 1.7e308
+
+
+@dataclass(frozen=True)
+class Config:
+    """What a learner is made from; `season` and `horizon` in steps."""
+
+    horizon: int = 24
+    season: int | None = None
+    step_us: int = 3_600_000_000
+    levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
+    model: str = "lstm"
+    hidden: int = 64
+    truncation: int = 4  # dilated steps that gradients run back
+    rate: float = 2e-3
+    least_rate: float = 2e-4
+    halving: int = 300  # steps over which the rate falls
+    replay: int = 4000  # rows of the pool
+    replayed: int = 16  # of them a learning instant repeats
+    rows: int = 2048  # chains a learning instant learns from, at most
+    min_scores: int = 30
+    seed: int = 0
+    device: str = "auto"
+
+
+class Cells(NamedTuple):
+    """Values of series at cells; `cell` = event time // step."""
+
+    slot: np.ndarray  # (N,) int64
+    key: np.ndarray  # (N,) uint64, a stable hash of the series
+    cell: np.ndarray  # (N,) int64
+    value: np.ndarray  # (N,) float64, NaN: not observed
+
+
+class Decision(NamedTuple):
+    """Something to put on record: `kind` as in tidecast.decisions.v1."""
+
+    kind: str
+    cause: str
+    numbers: dict[str, Any]
+
+
+class Step(NamedTuple):
+    """What came of one call of `arrive`: forecasts where `issued`, scores where `scored`."""
+
+    issued: np.ndarray  # (N,) bool
+    point: np.ndarray  # (N, H)
+    quantiles: np.ndarray  # (N, Q, H), ascending
+    by: np.ndarray  # (N, H) index into EXPERTS
+    reason: np.ndarray  # (N, H) index into REASONS
+    cold: np.ndarray  # (N,) bool
+    observations: np.ndarray  # (N,) of the series so far
+    updates: int  # learning instants behind the forecasts
+    scored: np.ndarray  # (N, H) bool: the forecast of lead h that was issued at cell - h met its actual value
+    s_point: np.ndarray  # (N, H)
+    s_by: np.ndarray  # (N, H)
+    s_baseline: np.ndarray  # (N, H) index into EXPERTS: the baseline that had been better when it was issued
+    s_baseline_point: np.ndarray  # (N, H)
+    covered: np.ndarray  # (N, H, B) bool, bands as `Learner.bands`
+
+
+def no_step(count: int, horizon: int, levels: int, bands: int, updates: int) -> Step:
+    """Nothing issued, nothing scored."""
+    numbers, codes, none = (np.zeros((count, horizon), kind) for kind in (np.float64, np.int8, np.bool_))
+    return Step(
+        np.zeros(count, bool), numbers, np.zeros((count, levels, horizon)), codes, codes.copy(), np.zeros(count, bool),
+        np.zeros(count, np.int64), updates, none, numbers.copy(), codes.copy(), codes.copy(), numbers.copy(),
+        np.zeros((count, horizon, bands), bool),
+    )  # fmt: skip
+
+
+class Learner:
+    """All series of a shard and the weights they share."""
+
+    def __init__(self, config: Config) -> None:
+        if config.model != "lstm":
+            raise ValueError(f"model is {config.model!r}, want 'lstm'")
+        self.config = config
+        cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
+        self.device = torch.device("cuda" if cuda else "cpu")
+        self.form = inputs.shape(config.horizon, config.season, config.step_us)
+        self.edges = score.bands(config.levels)
+        self.bands = self.edges.nominal
+        reading, learning = (self._network() for _ in range(2))
+        self.descent = Descent(learning, rate=config.rate, least=config.least_rate, halving=config.halving)
+        self.reading = Flat(reading)
+        self.version = hashlib.sha256(self._weight_bytes()).hexdigest()[:16]
+        self._digest = self.version
+        self.levels = torch.tensor(config.levels, device=self.device)
+        self.pool = Pool.new(config.horizon, config.levels)
+        self.memory = self._memory()
+        self.learnt = scale.blank(0, config.horizon)  # (C,) as of the newest generation
+        self.pending = score.Pending(config.horizon, len(config.levels))
+        self.replay = Replay(lesson.table(depth=config.truncation, form=self.form, hidden=config.hidden), capacity=config.replay)
+        nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, config.horizon))
+        self.generations = {START: self.pool.generation(START, self.descent.weights, nothing)}
+        self.bound: int | None = None  # the generation whose weights `reading` has
+        self.training: dict[str, float] = {"loss": float("nan"), "gradient_norm": float("nan"), "chains": 0}
+
+    def _network(self) -> Network:
+        c = self.config
+        made = Network(features=self.form.features, hidden=c.hidden, horizon=c.horizon, levels=c.levels, seed=c.seed)
+        return made.to(self.device)
+
+    def _memory(self) -> Memory:
+        c, reach = self.config, self.form.reach
+        farthest = max(c.horizon, *ORIGINS) + LAGS * c.truncation
+        sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE}
+        return memory(horizon=c.horizon, levels=len(c.levels), hidden=c.hidden, **sizes)
+
+    # Who is there
+
+    def admit(self, slot: int, key: int) -> None:
+        """A new series takes a slot."""
+        self.memory.grow(slot + 1)
+        if len(self.learnt) < self.memory.capacity:
+            self.learnt = np.concatenate([self.learnt, scale.blank(self.memory.capacity - len(self.learnt), self.config.horizon)])
+        self.forget(np.array([slot]))
+        self.memory["key"][slot], self.memory["live"][slot] = key, True
+
+    def forget(self, slots: np.ndarray) -> None:
+        """These slots hold nobody; they may be given away again."""
+        self.memory.clear(slots)
+        self.learnt[slots] = scale.blank(1, self.config.horizon)
+        for generation in self.generations.values():
+            generation.change.forget(slots)
+        self.pending.forget(slots)
+
+    # Arrivals
+
+    def arrive(self, cells: Cells, *, generation: int, woken: np.ndarray) -> Step:
+        """Score what was forecast for these cells, advance their series, and forecast, all under one generation.
+
+        Each series at most once. A cell older than its series' newest is only taken in. `woken` (N,): never scored.
+        """
+        then = self.generations[generation]
+        h, q = self.config.horizon, len(self.config.levels)
+        step = no_step(len(cells.slot), h, q, len(self.bands), then.updates)
+        newer = cells.cell > self.memory["newest"][cells.slot]
+        old, new = np.flatnonzero(~newer), np.flatnonzero(newer)
+        if old.size:
+            self._insert(Cells(*(c[old] for c in cells)), then)
+        if new.size:
+            self._advance(Cells(*(c[new] for c in cells)), new, woken[new], then, step)
+        step.observations[:] = self.memory["seen"][cells.slot]
+        step.cold[:] = step.observations < (self.config.season or h)
+        return step
+
+    def _advance(self, cells: Cells, at: np.ndarray, woken: np.ndarray, then: Generation, step: Step) -> None:
+        m, slot = self.memory, cells.slot
+        put(m["ring"], m["newest"], slot, cells.cell, cells.value)
+        m["newest"][slot] = cells.cell
+        observed = ~np.isnan(cells.value)
+        m["level"][slot] = level = np.where(observed, cells.value, m["level"][slot])
+        m["seen"][slot] += observed
+        self._score(cells, at, observed & ~woken, step)
+        begun = ~np.isnan(level)  # a series whose first cells were not observed has nothing to forecast from
+        if not begun.all():
+            cells, at, level = Cells(*(c[begun] for c in cells)), at[begun], level[begun]
+            observed, woken = observed[begun], woken[begun]
+        if at.size:
+            self._forecast(cells, level, at, (observed, woken), then, step)
+
+    def _learnt_by(self, then: Generation, slot: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows (N,), usable scales (N,) and naive errors (N, 3, H) of a generation."""
+        rows = self.learnt[slot]
+        for later in reversed(self.generations.values()):
+            if later.instant <= then.instant:
+                break
+            later.change.undo(slot, rows)
+        known = rows["naive"].astype(np.float32)
+        return rows, scale.usable(rows["scale"], level, then.relative), np.where(np.isnan(known), then.naive, known)
+
+    def _run(self, then: Generation, x: np.ndarray, carry: np.ndarray, blend: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, ...]:
+        """One step of the network for each row, whoever stands beside it: point, median, quantiles, and the new carry, float32."""
+        if self.bound != then.instant:
+            self.reading.read(then.weights)
+            self.bound = then.instant
+        network = self.reading.network
+        network.eval()
+        with torch.no_grad():
+            inputs_, before = padded(x, self.device), padded(carry, self.device)
+            output, after = network(inputs_[:, None], None, Carry(before[:, 0], before[:, 1]))
+            said = network.say(output[:, 0], inputs_, padded(blend, self.device), padded(paths, self.device))
+            kept = torch.stack(list(after), 1)
+        return tuple(t[: len(x)].cpu().numpy() for t in (said.point, said.median, said.quantiles, kept))
+
+    def _step_carry(self, cell: np.ndarray, carried: np.ndarray) -> np.ndarray:
+        """Dilated steps missing between a carry and the cell that continues it."""
+        return np.where(carried > NEVER, (cell - carried) // LAGS - 1, 0)
+
+    def _forecast(
+        self, cells: Cells, level: np.ndarray, at: np.ndarray, flags: tuple[np.ndarray, np.ndarray], then: Generation, step: Step
+    ) -> None:
+        m, slot, cell = self.memory, cells.slot, cells.cell
+        observed, woken = flags
+        rows, size, naive = self._learnt_by(then, slot, level)
+        v = inputs.view(m["ring"], slot, cell, level, self.form)
+        phase = cell % LAGS
+        x = inputs.features(v, cell, naive, size, self._step_carry(cell, m["carried"][slot, phase]), self.form)
+        blend, paths, unit = inputs.bearings(v, naive, size)
+        point, median, quantiles, after = self._run(then, x, m["carry"][slot, phase], blend, paths)
+        m["carry"][slot[observed], phase[observed]] = after[observed]
+        m["carried"][slot[observed], phase[observed]] = cell[observed]
+
+        relative = unit / size[:, None]
+        said = np.asarray(point * relative, np.float32)
+        fine = np.isfinite(said) & np.isfinite(quantiles).all(1)
+        codes = np.where(rows["served"] == scale.UNDECIDED, then.served, rows["served"])
+        by, reason = self._serve(codes, fine, v)
+        served = np.where(by == score.NET, level[:, None] + size[:, None] * said, level[:, None])
+        served = np.where(by == score.SEASONAL, m["ring"][slot[:, None], (cell[:, None] - self.form.back) % m["ring"].shape[1]], served)
+        width = self._widths(then, rows)
+        own = ((quantiles - median[:, None]) * width + (median - point)[:, None]) * relative[:, None]
+        naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
+        naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
+        spread = np.where((by == score.NET)[:, None], own, naively)
+        spread = np.sort(np.clip(spread, -60_000, 60_000).astype(np.float16), 1)
+
+        step.issued[at] = True
+        step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
+        step.quantiles[at] = finite(served[:, None] + size[:, None, None] * spread)
+        where = slot[:, None], score.places(cell, self.config.horizon)
+        m["said"][where] = np.where(fine, said, np.nan)
+        m["spread"][where] = spread.transpose(0, 2, 1)
+        m["served"][where] = score.code(by, reason, score.decode(codes)[2])
+        origin = slot, cell % self.config.horizon
+        m["origin"][origin] = np.where(woken, NEVER, cell)
+        m["origin_level"][origin], m["origin_scale"][origin] = level, size
+
+    def _serve(self, codes: np.ndarray, fine: np.ndarray, v: View) -> tuple[np.ndarray, np.ndarray]:
+        """Who serves (N, H), and why not the network: as learnt, unless that cannot be had now."""
+        by, reason, better = score.decode(codes)
+        lost = (by == score.NET) & ~fine
+        by, reason = np.where(lost, better, by), np.where(lost, score.NOT_FINITE, reason)
+        return np.where((by == score.SEASONAL) & np.isnan(v.last), score.LAST, by), reason
+
+    def _widths(self, then: Generation, rows: np.ndarray) -> np.ndarray:
+        """(N, Q, H) factors on the distance of the network's quantiles from its median."""
+        stretch = rows["stretch"].astype(np.float32)
+        side = np.array([0 if level < MIDDLE else 1 for level in self.config.levels])  # the median's distance is 0 anyway
+        return np.asarray(then.width * stretch[:, side])
+
+    def _insert(self, cells: Cells, then: Generation) -> None:
+        """A sample that newer ones have overtaken: the ring takes it, and the carry that it should have advanced."""
+        m = self.memory
+        seen = ~np.isnan(cells.value) & (cells.cell > m["newest"][cells.slot] - SPARE)
+        m["seen"][cells.slot] += ~np.isnan(cells.value)
+        slot, cell, value = cells.slot[seen], cells.cell[seen], cells.value[seen]
+        amend(m["ring"], m["newest"], slot, cell, value)
+        behind = m["carried"][slot, cell % LAGS] < cell
+        slot, cell, value = slot[behind], cell[behind], value[behind]
+        if slot.size:
+            self._follow(then, "ring", ("carry", "carried"), slot, cell, value)
+
+    def _follow(self, then: Generation, ring: str, names: tuple[str, str], slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:
+        """Advance carries over one observed cell each, and forecast nothing."""
+        m, phase = self.memory, cell % LAGS
+        carry, carried = m[names[0]], m[names[1]]
+        _, size, naive = self._learnt_by(then, slot, value)
+        v = inputs.view(m[ring], slot, cell, value, self.form)
+        x = inputs.features(v, cell, naive, size, self._step_carry(cell, carried[slot, phase]), self.form)
+        blend, paths, _ = inputs.bearings(v, naive, size)
+        carry[slot, phase] = self._run(then, x, carry[slot, phase], blend, paths)[3]
+        carried[slot, phase] = cell
+
+    def _score(self, cells: Cells, at: np.ndarray, counted: np.ndarray, step: Step) -> None:
+        m, h, slot = self.memory, self.config.horizon, cells.slot
+        origins = cells.cell[:, None] - self.form.leads
+        where = slot[:, None], origins % h
+        due = (m["origin"][where] == origins) & counted[:, None]
+        rows = np.flatnonzero(due.any(1))
+        if not rows.size:
+            return
+        slot, due, where = slot[rows], due[rows], (slot[rows, None], where[1][rows])
+        actual = cells.value[rows, None]
+        place = slot[:, None], score.places(cells.cell[rows], h)
+        level, size = m["origin_level"][where], m["origin_scale"][where]
+        by, _, better = score.decode(m["served"][place])
+        seasonal = np.full(due.shape, np.nan)
+        if self.form.season is not None:
+            seasonal = m["ring"][slot[:, None], (cells.cell[rows, None] - self.form.whole) % m["ring"].shape[1]]
+        better = np.where(np.isnan(seasonal), score.LAST, better)
+        net = level + size * m["said"][place]
+        point = np.where(by == score.NET, net, np.where(by == score.SEASONAL, seasonal, level))
+        edges = finite(point[..., None] + size[..., None] * m["spread"][place])
+        base = np.where(better == score.SEASONAL, seasonal, level)
+        on = at[rows]
+        step.scored[on], step.s_by[on], step.s_baseline[on] = due, by, better
+        step.s_point[on], step.s_baseline_point[on] = (np.where(due, finite(p), 0) for p in (point, base))
+        inside = (edges[..., self.edges.low] <= actual[..., None]) & (actual[..., None] <= edges[..., self.edges.high])
+        step.covered[on] = inside & due[..., None]
+        with np.errstate(over="ignore", invalid="ignore"):
+            errors = np.abs(actual[:, None] - np.stack([net, seasonal, level], 1)) / size[:, None]
+        errors[:, 0] = np.where(np.isnan(errors[:, 0]), score.WORST, errors[:, 0])
+        errors = np.where(due[:, None], np.minimum(errors, score.WORST), np.nan)
+        under = np.where((due & (by == score.NET))[..., None], actual[..., None] <= edges, -1).transpose(0, 2, 1)
+        self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, under=under)
+        off = np.abs(actual - point), np.abs(actual - base)
+        self.pool.count(m, slot, due, by, off, step.covered[on], self.config.min_scores)
+
+    # Learning
+
+    def close(self, cells: Cells, *, instant: int, drop: Sequence[int]) -> list[Decision]:
+        """Learn from the cells of all windows that end at this instant, ordered by (key, cell); values are final.
+
+        The new generation is named `instant`; those in `drop` are let go after it.
+        """
+        m = self.memory
+        mine = cells.slot < m.capacity
+        mine[mine] = m["live"][cells.slot[mine]] & (m["key"][cells.slot[mine]] == cells.key[mine])  # gone meanwhile: nothing to learn from
+        cells = Cells(*(c[mine] for c in cells))
+        late = cells.cell <= m["closed_newest"][cells.slot]
+        if late.any():
+            amend(m["closed"], m["closed_newest"], cells.slot[late], cells.cell[late], cells.value[late])
+            cells = Cells(*(c[~late] for c in cells))
+        cells = Cells(*(c[~np.isnan(cells.value)] for c in cells))
+        slots = np.unique(cells.slot)
+        before = scale.Change(slots, self.learnt[slots])
+        newest = next(reversed(self.generations.values()))
+        for wave in waves(cells.slot):
+            self._take(Cells(*(c[wave] for c in cells)), newest)
+        decisions = self._descend(cells, instant)
+        decisions += self._decide(slots)
+        self.pool.updates += 1
+        self._digest = hashlib.sha256(self._digest.encode() + self._weight_bytes()).hexdigest()
+        self.generations[instant] = self.pool.generation(instant, self.descent.weights, before)
+        for old in drop:
+            self.generations.pop(old, None)
+        return decisions
+
+    def _take(self, cells: Cells, newest: Generation) -> None:
+        """One closed cell of each series: what it says of scales, naive errors, evidence and widths."""
+        m, slot, cell = self.memory, cells.slot, cells.cell
+        since = np.minimum(cell - m["closed_newest"][slot], m["closed"].shape[1])
+        last = m["closed"][slot, m["closed_newest"][slot] % m["closed"].shape[1]]  # the newest closed cell was observed, or there is none
+        put(m["closed"], m["closed_newest"], slot, cell, cells.value)
+        m["closed_newest"][slot] = cell
+        with np.errstate(over="ignore"):
+            change = np.minimum(np.abs(cells.value - last), 1e300) / np.sqrt(since)
+        moved = ~np.isnan(change)
+        m["changes"][slot] += moved
+        rows = self.learnt[slot]
+        rows["scale"][moved] = scale.advance(rows["scale"][moved], m["changes"][slot[moved]], change[moved])
+        size = scale.usable(rows["scale"], cells.value, self.pool.relative)
+        self.pool.relate(rows["scale"], cells.value)
+        residual = baselines.errors(m["closed"], slot, cell, self.form) / size[:, None, None]
+        rows["naive"] = self.pool.naively(m, slot, residual)
+        found = self.pending.find(slot, cell)
+        had = np.flatnonzero(found >= 0)
+        if had.size:
+            errors, under = self.pending.columns["error"][found[had]], self.pending.columns["under"][found[had]]
+            rows["stretch"][had] = self.pool.weigh(m, slot[had], errors, under, rows["stretch"][had])
+            self.pending.drop(found[had])
+        self.learnt[slot] = rows
+        self._drop_anchor(slot, cell, newest)
+
+    def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, newest: Generation) -> None:
+        """Move the anchor of the phase that is learnt from next one dilated step on."""
+        m = self.memory
+        behind = cell - 1 - LAGS * self.config.truncation
+        value = inputs.read(m["closed"], slot, behind[:, None])[:, 0]
+        seen = ~np.isnan(value) & (m["anchored"][slot, behind % LAGS] < behind)
+        if seen.any():
+            self._follow(newest, "closed", ("anchor", "anchored"), slot[seen], behind[seen], value[seen])
+
+    def _descend(self, cells: Cells, instant: int) -> list[Decision]:
+        """Learn from the chains that end a few steps before these cells, and from some of long ago."""
+        c, m = self.config, self.memory
+        chosen = self._chosen(cells, instant, c.rows // len(ORIGINS))
+        of = self._series(cells.slot[chosen])
+        reach = [k for k in ORIGINS if k <= max(c.horizon, 1)]
+        ends = [cells.cell[chosen] - k for k in reach]
+        several = lesson.Series(*(np.concatenate([a] * len(reach)) for a in of))
+        now = lesson.chains(m, several, np.concatenate(ends), depth=c.truncation, origins=TAUGHT, form=self.form)
+        past = self.replay.draw(c.replayed, (c.seed, instant & ((1 << 63) - 1)))
+        whole = lesson.together(now, past)
+        decisions: list[Decision] = []
+        if whole.known.any():
+            outcome = self.descent.step(lambda network: lesson.loss(network, whole, self.levels))
+            self.training = {"loss": outcome.loss, "gradient_norm": outcome.norm, "chains": len(whole.lengths)}
+            if outcome.kind != "step":
+                numbers = {"loss": str(outcome.loss), "gradient_norm": str(outcome.norm), "chains": len(whole.lengths)}
+                decisions.append(Decision(outcome.kind, outcome.cause, numbers))
+        keep = self._chosen(cells, instant + 1, REMEMBERED)
+        if keep.size:
+            of, end = self._series(cells.slot[keep]), cells.cell[keep] - c.horizon
+            kept = lesson.chains(m, of, end, depth=c.truncation, origins=1, form=self.form)
+            self.replay.add(lesson.stored(kept, c.truncation))
+        return decisions
+
+    def _series(self, slot: np.ndarray) -> lesson.Series:
+        rows = self.learnt[slot]
+        m = self.memory
+        level = m["closed"][slot, m["closed_newest"][slot] % m["closed"].shape[1]]
+        known = rows["naive"].astype(np.float32)
+        naive = np.where(np.isnan(known), self.pool.naive, known)
+        return lesson.Series(slot, scale.usable(rows["scale"], level, self.pool.relative), naive)
+
+    def _chosen(self, cells: Cells, salt: int, most: int) -> np.ndarray:
+        """At most so many of the cells, by hash of (series, cell) and the instant; in their own order."""
+        if len(cells.slot) <= most:
+            return np.arange(len(cells.slot))
+        ranks = mixed(mixed(cells.key, salt) + cells.cell.astype(np.uint64), 1)
+        return np.sort(np.argsort(ranks, kind="stable")[:most])
+
+    def _decide(self, slots: np.ndarray) -> list[Decision]:
+        """Who serves from the next generation on."""
+        m, needed = self.memory, self.config.min_scores
+        old = self.learnt["served"][slots]
+        count = m["evidence_count"][slots]
+        codes = score.choose(m["evidence"][slots], count, np.where(old == scale.UNDECIDED, self.pool.served, old), needed=needed)
+        self.learnt["served"][slots] = np.where(count >= needed, codes, scale.UNDECIDED)
+        return [Decision(*d) for d in self.pool.decide(needed)]
+
+    # What is to be known of it
+
+    def updates(self, generation: int) -> int:
+        """Learning instants behind a generation; for one that is not kept, as of the newest before it."""
+        kept = [g for at, g in self.generations.items() if at <= generation]
+        return kept[-1].updates if kept else 0
+
+    def digest(self) -> str:
+        """Of the weights after every instant so far, chained."""
+        return self._digest
+
+    def _weight_bytes(self) -> bytes:
+        return self.descent.weights.cpu().numpy().tobytes()
+
+    def summary(self, slot: int | None = None) -> dict[str, Any]:
+        """Skill, coverage and who served, by lead, since the start: of all series, or of one."""
+        return self.pool.summary(self.memory, self.learnt["scale"], self.bands, self.config.min_scores, slot)
+
+    def snapshot(self) -> dict[str, bytes]:
+        """All of it as named bytes; `restore` is the inverse."""
+        groups: dict[str, dict[str, np.ndarray]] = {
+            "memory": self.memory.state(),
+            "pending": self.pending.state(),
+            "replay": self.replay.state(),
+            "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
+            "pool": self.pool.state(),
+            "learnt": {"rows": as_bytes(self.learnt)},
+        }
+        for at, generation in self.generations.items():
+            groups[f"generation {at}"] = generation.state()
+        arrays = {f"{group}/{name}": array for group, columns in groups.items() for name, array in columns.items()}
+        rest = {
+            "version": self.version,
+            "digest": self._digest,
+            "descent": self.descent.counts(),
+            "replay": self.replay.put,
+            "pool": self.pool.counts(),
+            "generations": [[at, g.updates, g.relative] for at, g in self.generations.items()],
+        }
+        return snapshot.pack(arrays, rest)
+
+    @classmethod
+    def restore(cls, config: Config, parts: dict[str, bytes]) -> Learner:
+        """The learner that `snapshot` was taken of; raises snapshot.SnapshotDamaged."""
+        arrays, rest = snapshot.unpack(parts)
+        groups: dict[str, dict[str, np.ndarray]] = {}
+        for name, array in arrays.items():
+            group, _, column = name.partition("/")
+            groups.setdefault(group, {})[column] = array
+        self = cls(config)
+        kind = scale.learnt(config.horizon)
+        try:
+            self.memory.load(groups["memory"])
+            self.pending.load(groups["pending"])
+            self.replay.load(groups["replay"], rest["replay"])
+            self.descent.load({name: torch.from_numpy(a.copy()) for name, a in groups["descent"].items()}, rest["descent"])
+            self.pool.load(groups["pool"], rest["pool"])
+            self.learnt = as_rows(groups["learnt"]["rows"], kind)
+            self.generations = {
+                at: Generation.load(at, updates, relative, groups[f"generation {at}"], kind, self.device)
+                for at, updates, relative in rest["generations"]
+            }
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise snapshot.SnapshotDamaged(f"the snapshot does not fit these settings: {error}") from error
+        self.version, self._digest = rest["version"], rest["digest"]
+        return self
+
+
+REMEMBERED = 2  # chains that the pool takes a learning instant: its memory is `replay` / this many instants
+
+
+def finite(x: np.ndarray) -> np.ndarray:
+    """Within what a float64 can say."""
+    return np.asarray(np.clip(x, -HUGE, HUGE))
+
+
+def waves(slot: np.ndarray) -> list[np.ndarray]:
+    """Rows of the first cell of each series, then of the second, and so on.
+
+    >>> [w.tolist() for w in waves(np.array([5, 5, 3, 5, 3]))]
+    [[0, 2], [1, 4], [3]]
+    """
+    order = np.argsort(slot, kind="stable")
+    ordered = slot[order]
+    starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]])) if len(slot) else np.zeros(0, np.int64)
+    turn = np.empty(len(slot), np.int64)
+    turn[order] = np.arange(len(slot)) - np.repeat(starts, np.diff(np.concatenate([starts, [len(slot)]])))
+    return [np.flatnonzero(turn == k) for k in range(int(turn.max(initial=-1)) + 1)]
+
+
+def as_bytes(rows: np.ndarray) -> np.ndarray:
+    return np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), -1)
+
+
+def as_rows(data: np.ndarray, kind: np.dtype[np.void]) -> np.ndarray:
+    return np.frombuffer(data.tobytes(), kind).copy()

@@ -1,0 +1,158 @@
+"""What an instant teaches: chains of closed cells with the labels that have come, ready for truncated backpropagation.
+
+Letters: B chains, T steps of the longest, M steps of all chains, O origins that have labels, F features, D hidden units, H leads.
+A chain is every LAGS-th cell of a series, from its anchor to an origin; cells that were not observed are no steps of it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import heads
+from models.batch import buckets, pad
+from models.carry import NEVER, Memory
+from models.cells import Carry
+from models.inputs import CLIP, LAGS, Shape, bearings, features, read, view
+from models.network import Network
+
+
+class Lesson(NamedTuple):
+    """A ragged batch of chains, and the origins on them that are learnt from."""
+
+    x: np.ndarray  # (M, F)
+    lengths: np.ndarray  # (B,) all > 0
+    carry: np.ndarray  # (B, 2, D) before each chain's first step
+    row: np.ndarray  # (O,) chain that an origin is on
+    place: np.ndarray  # (O,) its step
+    blend: np.ndarray  # (O, H)
+    paths: np.ndarray  # (O, 3, H)
+    target: np.ndarray  # (O, H) in units, relative to the level; 0 where not known
+    known: np.ndarray  # (O, H) bool
+
+
+class Series(NamedTuple):
+    """What chains are read with: scales and naive errors as of now, a row each."""
+
+    slot: np.ndarray  # (N,)
+    scale: np.ndarray  # (N,)
+    naive: np.ndarray  # (N, 3, H)
+
+
+def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: int, form: Shape) -> Lesson:
+    """Chains that end at cells (N,) of series (N,), with labels at their last `origins` steps. Chains without a step are left out."""
+    ring, newest = memory["closed"], memory["closed_newest"][of.slot]
+    phase = end % LAGS
+    anchored = memory["anchored"][of.slot, phase]
+    cells = end[:, None] - LAGS * np.arange(depth - 1, -1, -1)
+    reached = (cells <= newest[:, None]) & (cells > newest[:, None] - ring.shape[1] + form.reach) & (cells > anchored[:, None])
+    own = reached & ~np.isnan(read(ring, of.slot, cells))
+    lengths = own.sum(1)
+    full = np.flatnonzero(lengths)
+    own, lengths, carry = own[full], lengths[full], memory["anchor"][of.slot[full], phase[full]]
+    who = np.nonzero(own)[0]
+    cell, first = cells[full][own], lengths.cumsum() - lengths
+    previous = np.roll(cell, 1)
+    previous[first] = anchored[full]
+    gap = np.where(previous > NEVER, (cell - previous) // LAGS - 1, 0)
+    slot, scale, naive = (a[full[who]] for a in of)
+    v = view(ring, slot, cell, read(ring, slot, cell[:, None])[:, 0], form)
+    x = features(v, cell, naive, scale, gap, form)
+    place = np.arange(len(cell)) - first[who]
+    taught = np.flatnonzero(place >= lengths[who] - origins)
+    v = type(v)(*(a[taught] for a in v))
+    blend, paths, unit = bearings(v, naive[taught], scale[taught])
+    target, known = labels(ring, memory["closed_newest"], slot[taught], cell[taught], v.level, unit, form)
+    return Lesson(x, lengths, carry, who[taught], place[taught], blend, paths, target, known)
+
+
+def labels(
+    ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, unit: np.ndarray, form: Shape
+) -> tuple[np.ndarray, np.ndarray]:
+    """(O, H) what has come of the targets of (O,) origins, in units relative to the level, and which of them have come."""
+    at = cell[:, None] + form.leads
+    with np.errstate(over="ignore"):
+        target = (read(ring, slot, at) - level[:, None]) / unit
+    known = (at <= newest[slot][:, None]) & ~np.isnan(target)
+    return np.where(known, np.clip(target, -CLIP, CLIP), 0), known
+
+
+def table(*, depth: int, form: Shape, hidden: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """The arrays of a chain in the replay pool: its steps padded, and its last origin."""
+    return {
+        "x": (np.float32, (depth, form.features)),
+        "length": (np.int64, ()),
+        "carry": (np.float16, (2, hidden)),
+        "blend": (np.float32, (form.horizon,)),
+        "paths": (np.float32, (3, form.horizon)),
+        "target": (np.float32, (form.horizon,)),
+        "known": (np.bool_, (form.horizon,)),
+    }
+
+
+def stored(lesson: Lesson, depth: int) -> dict[str, np.ndarray]:
+    """A lesson of one origin a chain as rows for the pool; those whose labels have not come are left out."""
+    row = np.flatnonzero(lesson.known.any(1))
+    x = np.zeros((len(lesson.lengths), depth, lesson.x.shape[1]), np.float32)
+    padded = pad(lesson.x, lesson.lengths)
+    x[:, : padded.shape[1]] = padded
+    chain = lesson.row[row]
+    return {
+        "x": x[chain],
+        "length": lesson.lengths[chain],
+        "carry": lesson.carry[chain],
+        "blend": lesson.blend[row],
+        "paths": lesson.paths[row],
+        "target": lesson.target[row],
+        "known": lesson.known[row],
+    }
+
+
+def together(lesson: Lesson, replayed: dict[str, np.ndarray]) -> Lesson:
+    """A lesson with rows of the pool behind it."""
+    count = len(replayed["length"])
+    if not count:
+        return lesson
+    own = np.arange(replayed["x"].shape[1]) < replayed["length"][:, None]
+    chain = len(lesson.lengths) + np.arange(count)
+    return Lesson(
+        np.concatenate([lesson.x, replayed["x"][own]]),
+        np.concatenate([lesson.lengths, replayed["length"]]),
+        np.concatenate([lesson.carry, replayed["carry"]]),
+        np.concatenate([lesson.row, chain]),
+        np.concatenate([lesson.place, replayed["length"] - 1]),
+        np.concatenate([lesson.blend, replayed["blend"]]),
+        np.concatenate([lesson.paths, replayed["paths"]]),
+        np.concatenate([lesson.target, replayed["target"]]),
+        np.concatenate([lesson.known, replayed["known"]]),
+    )
+
+
+def loss(network: Network, lesson: Lesson, levels: Tensor) -> Tensor:
+    """Robust error of the point plus pinball loss of the quantiles, over what is known."""
+    device = levels.device
+    starts = lesson.lengths.cumsum() - lesson.lengths
+    spoken: list[Tensor] = []
+    order: list[np.ndarray] = []
+    for rows in buckets(lesson.lengths):
+        inside = np.arange(int(lesson.lengths[rows].max())) < lesson.lengths[rows][:, None]
+        steps = np.where(inside, starts[rows][:, None] + np.arange(inside.shape[1]), 0)
+        x = torch.from_numpy(lesson.x[steps]).to(device)
+        carry = torch.from_numpy(lesson.carry[rows].astype(np.float32)).to(device)
+        output, _ = network(x, None, Carry(carry[:, 0], carry[:, 1]))
+        where = np.full(len(lesson.lengths), -1)
+        where[rows] = np.arange(len(rows))
+        mine = np.flatnonzero(where[lesson.row] >= 0)
+        spoken.append(output[torch.from_numpy(where[lesson.row[mine]]).to(device), torch.from_numpy(lesson.place[mine]).to(device)])
+        order.append(mine)
+    origin = np.concatenate(order)
+    at = starts[lesson.row[origin]] + lesson.place[origin]
+    x, blend, paths, target, known = (
+        torch.from_numpy(np.ascontiguousarray(a, np.float32)).to(device)
+        for a in (lesson.x[at], lesson.blend[origin], lesson.paths[origin], lesson.target[origin], lesson.known[origin])
+    )
+    said = network.say(torch.cat(spoken), x, blend, paths)
+    return heads.huber(said.point, target, known) + heads.pinball(said.quantiles, target, known, levels)

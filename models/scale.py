@@ -1,0 +1,78 @@
+"""What is learnt of each series, generation by generation: its scale, its naive errors, who serves it, how wide.
+
+Letters: C slots, H lead times. A generation is what learning had come to at an instant. Samples are forecast under older
+generations than the newest, so each keeps what it *changed*: the rows as they were before it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+ROBUST = 10.0  # one change counts for at most this many scales: a single 1e300 may not hide all that follows
+SETTLED = 10  # changes after which `ROBUST` holds
+MEMORY = 0.002  # rate of forgetting, once 1 / count is smaller
+TINY = 1e-9  # of the level: smaller changes than this are rounding
+LEAST = 1e-30
+UNDECIDED = -1  # who serves: as all series together
+
+
+def learnt(horizon: int) -> np.dtype[np.void]:
+    return np.dtype(
+        [
+            ("scale", np.float64),  # mean one-step change; NaN: not known yet
+            ("naive", np.float16, (3, horizon)),  # errors of the naive forecasts in units of it; NaN: not known yet
+            ("served", np.int8, (horizon,)),  # models.score.code, or UNDECIDED
+            ("stretch", np.float16, (2, horizon)),  # factor on the distance of quantiles from the median, below and above
+        ]
+    )
+
+
+def blank(count: int, horizon: int) -> np.ndarray:
+    """Rows of series of which nothing is learnt."""
+    rows = np.zeros(count, learnt(horizon))
+    rows["scale"], rows["naive"], rows["served"], rows["stretch"] = np.nan, np.nan, UNDECIDED, 1
+    return rows
+
+
+class Change:
+    """What a generation replaced: slots, ascending (M,), and their rows as they were."""
+
+    def __init__(self, slots: np.ndarray, rows: np.ndarray) -> None:
+        self.slots, self.rows = slots, rows
+
+    def undo(self, slot: np.ndarray, rows: np.ndarray) -> None:
+        """Put the old rows into `rows`, those of (N,) `slot`."""
+        if not len(self.slots):
+            return
+        at = np.minimum(np.searchsorted(self.slots, slot), len(self.slots) - 1)
+        mine = self.slots[at] == slot
+        rows[mine] = self.rows[at[mine]]
+
+    def forget(self, slots: np.ndarray) -> None:
+        """Whoever takes these slots begins with nothing, in every generation."""
+        mine = np.isin(self.slots, slots)
+        self.rows[mine] = blank(1, self.rows["served"].shape[1])
+
+
+def mean(before: np.ndarray, count: np.ndarray, new: np.ndarray, rate: float) -> np.ndarray:
+    """A running mean that forgets: weight 1 / count (`new` included), at least `rate`."""
+    return np.asarray(before + (new - before) * np.maximum(1 / np.maximum(count, 1), rate))
+
+
+def advance(scale: np.ndarray, changes: np.ndarray, change: np.ndarray) -> np.ndarray:
+    """Scales (N,) after one more absolute change each; `changes` counts it. NaN: no scale yet.
+
+    >>> advance(np.array([np.nan, 2.0, 2.0]), np.array([1, 20, 20]), np.array([3.0, 2.0, 1e300])).tolist()
+    [3.0, 2.0, 2.9]
+    """
+    known = ~np.isnan(scale)
+    bound = np.where(known & (changes > SETTLED) & (scale > 0), ROBUST * scale, 1e300)
+    change = np.minimum(change, bound)
+    return np.where(known, mean(np.where(known, scale, 0), changes, change, MEMORY), change)
+
+
+def usable(scale: np.ndarray, level: np.ndarray, relative: float) -> np.ndarray:
+    """Scales (N,) to divide by: positive, finite. Not known yet: the part of the level that other series change by."""
+    size = np.abs(level)
+    guess = np.where(size > 0, size * relative, 1.0)
+    return np.asarray(np.clip(np.where(np.isnan(scale), guess, scale), np.maximum(size * TINY, LEAST), 1e300))

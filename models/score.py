@@ -1,0 +1,146 @@
+"""Forecasts that wait for their actual value, what came of them, and which expert has earned to be served.
+
+Letters: N rows, H lead times, Q quantile levels, B central bands, P = H(H+1)/2.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from models.heads import MIDDLE
+
+EXPERTS = ("lstm", "seasonal_naive", "last_value")
+NET, SEASONAL, LAST = range(3)
+REASONS = (None, "cold_start", "no_skill", "not_finite", "stale_model")
+NONE, COLD, NO_SKILL, NOT_FINITE = range(4)
+
+
+def places(cell: np.ndarray, horizon: int) -> np.ndarray:
+    """(N,) cells -> (N, H): where a forecast of lead h that is issued, or comes due, at a cell is kept.
+
+    Of lead h, only h forecasts can wait at once, and one issued at o is due at o + h: the same place by cell % h, so that
+    what comes due is read just before what is issued takes its place, and all fit into H(H+1)/2.
+
+    >>> places(np.array([0, 1, 5]), 3).tolist()
+    [[0, 1, 3], [0, 2, 4], [0, 2, 5]]
+    """
+    leads = np.arange(1, horizon + 1)
+    return np.asarray(leads * (leads - 1) // 2 + cell[:, None] % leads)
+
+
+class Bands(NamedTuple):
+    """The central bands that a set of levels allows, narrowest first."""
+
+    nominal: tuple[float, ...]
+    low: np.ndarray  # (B,) index of the lower level
+    high: np.ndarray  # (B,)
+
+
+def bands(levels: Sequence[float]) -> Bands:
+    """Pairs of levels around the median.
+
+    >>> bands((0.05, 0.25, 0.5, 0.75, 0.95)).nominal
+    (0.5, 0.9)
+    """
+    found = []
+    for low, level in enumerate(levels):
+        for high, other in enumerate(levels):
+            if level < MIDDLE < other and math.isclose(level + other, 1):
+                found.append((round(other - level, 9), low, high))
+    found.sort()
+    return Bands(tuple(f[0] for f in found), np.array([f[1] for f in found], np.int64), np.array([f[2] for f in found], np.int64))
+
+
+def code(by: np.ndarray, reason: np.ndarray, better: np.ndarray) -> np.ndarray:
+    """Who serves, why not the network, and which baseline is the better one (SEASONAL or LAST), in one int8."""
+    return np.asarray(by + 4 * (better == SEASONAL) + 8 * reason, np.int8)
+
+
+def decode(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The inverse of `code`."""
+    return codes & 3, codes >> 3, np.where(codes & 4, SEASONAL, LAST).astype(np.int8)
+
+
+class Pending:
+    """Scores made at arrivals, until the instant that closes their cell learns from them. Rows in no order."""
+
+    def __init__(self, horizon: int, levels: int) -> None:
+        self._kinds = {
+            "slot": (np.int64, ()),
+            "cell": (np.int64, ()),
+            "error": (np.float32, (3, horizon)),  # absolute, in units of the scale: network, seasonal naive, last value; NaN: none
+            "under": (np.int8, (levels, horizon)),  # 1: the actual value was at or under the quantile; -1: the network did not serve
+        }
+        self.count = 0
+        self.columns = {name: np.zeros((0, *row), kind) for name, (kind, row) in self._kinds.items()}
+
+    def append(self, **rows: np.ndarray) -> None:
+        end = self.count + len(rows["slot"])
+        if end > len(self.columns["slot"]):
+            for name, (kind, row) in self._kinds.items():
+                wider = np.zeros((max(64, 1 << (end - 1).bit_length()), *row), kind)
+                wider[: self.count] = self.columns[name][: self.count]
+                self.columns[name] = wider
+        for name, values in rows.items():
+            self.columns[name][self.count : end] = values
+        self.count = end
+
+    def find(self, slot: np.ndarray, cell: np.ndarray) -> np.ndarray:
+        """(N,) row of each (slot, cell), -1 where there is none."""
+        if not self.count:
+            return np.full(len(slot), -1)
+        mine = joined(self.columns["slot"][: self.count], self.columns["cell"][: self.count])
+        order = np.argsort(mine)
+        wanted = joined(slot, cell)
+        at = order[np.minimum(np.searchsorted(mine, wanted, sorter=order), self.count - 1)]
+        return np.where(mine[at] == wanted, at, -1)
+
+    def drop(self, rows: np.ndarray) -> None:
+        keep = np.ones(self.count, bool)
+        keep[rows] = False
+        for name, column in self.columns.items():
+            kept = column[: self.count][keep]
+            self.columns[name][: len(kept)] = kept
+        self.count = int(keep.sum())
+
+    def forget(self, slots: np.ndarray) -> None:
+        self.drop(np.flatnonzero(np.isin(self.columns["slot"][: self.count], slots)))
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: column[: self.count].copy() for name, column in self.columns.items()}
+
+    def load(self, columns: dict[str, np.ndarray]) -> None:
+        self.columns = {name: columns[name].copy() for name in self._kinds}
+        self.count = len(self.columns["slot"])
+
+
+def joined(slot: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Slot and cell as one integer; cells of one series that differ by 2**40 steps do not wait at the same time."""
+    return np.asarray((slot << 40) | (cell & ((1 << 40) - 1)))
+
+
+# A thousandth of a naive error that must be won before the network is believed, and may be lost before it is not: on a
+# random walk its error is the last value's plus a little noise, and the mean of a few hundred differences wanders by about 0.005.
+ENTER, LEAVE = 0.015, 0.0
+WORST = 200.0  # scales; what is off by more says no more
+MEMORY = 0.005  # rate of forgetting in the evidence: a few hundred scores
+
+
+def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, needed: int) -> np.ndarray:
+    """Codes of who is to serve (..., H), from errors (..., 3, H) over (..., H) scores; `before`: the codes until now.
+
+    Fewer than `needed` scores: whichever baseline is better so far, `cold_start`.
+    """
+    net, seasonal, last = (evidence[..., k, :] for k in range(3))
+    better = np.where(seasonal < last, SEASONAL, LAST)
+    base = np.minimum(seasonal, last)
+    serving = (before & 3) == NET
+    skilled = net < base * np.where(serving, 1 - LEAVE, 1 - ENTER)
+    cold = count < needed
+    by = np.where(skilled & ~cold, NET, better)
+    reason = np.where(cold, COLD, np.where(skilled, NONE, NO_SKILL))
+    return code(by, reason, better)

@@ -1,0 +1,118 @@
+"""What event time says, as plain data: the rules it obeys, the events that `gather` gives, the state of a partition.
+
+Times are microseconds. A cell is named by its start, on the step's grid; an instant lies on the learning grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from pipeline.records import Raw, Rejection, Source
+
+START = -(1 << 60)  # before all time: the clock of a partition that has shown none, and generation 0
+
+
+class Rules(NamedTuple):
+    """The settings that event time obeys; durations in microseconds, wall-clock ones in seconds."""
+
+    step: int
+    grid: int
+    disorder: int
+    learn_ahead: bool = True
+    idle_after: float = math.inf
+    max_hold: float = math.inf
+    max_skew: int = 1 << 60
+    max_held: int = 200_000  # samples held per partition before it is read no further, or put aside; about 100 bytes each
+    quota: int = 1 << 60  # series per partition
+    forget_after: int = 1 << 60
+
+
+class Decision(NamedTuple):
+    """When learning passed `instant`, a partition that held nobody stood at `position`. The log does not say this.
+
+    To repeat a run: the partition reads no further than `position` before the instant, and the instant is not passed
+    before the partition stands there.
+    """
+
+    source: Source
+    position: int
+    instant: int
+
+
+class Sample(NamedTuple):
+    """One sample, released for its series: to be scored, advanced over and forecast from, in this order."""
+
+    slot: int
+    cell: int
+    value: float
+    generation: int
+    woken: bool  # learning had gone on without it: forecast, never scored
+    inserted: bool  # a newer cell of the series came first: advanced over, not forecast
+    stamp: int
+    trace: str | None
+
+
+class Close(NamedTuple):
+    """Learn: the cells (slot, cell, value) that instant closes, by (key of the series, cell); then drop old generations."""
+
+    instant: int
+    cells: list[tuple[int, int, float]]
+    drop: list[int]
+
+
+class Admit(NamedTuple):
+    slot: int
+    series: str
+    key: int
+
+
+class Forget(NamedTuple):
+    """Nothing of the series is held or to be learnt; the closes before this one may still name its slot."""
+
+    slot: int
+
+
+class TooLate(NamedTuple):
+    source: Source
+    series: str
+    at: int
+    value: float
+    late: int  # us behind what the partition's clock still allowed
+    offset: int
+
+
+class Refused(NamedTuple):
+    source: Source
+    rejection: Rejection
+    raw: Raw
+
+
+Event = Sample | Close | Admit | Forget | TooLate | Refused | Decision
+Held = tuple[int, int, int, int, float, int, str | None]  # generation wanted, cell, position, slot, value, stamp, trace
+
+LEDGER = ("used", "duplicate", "late", "rejected")
+
+
+@dataclass
+class Partition:
+    source: Source
+    clock: int = START
+    position: int | None = None  # None: nothing read yet, wherever it starts
+    idle: bool = False
+    rejoining: bool = False  # awake, but behind learning: holds nobody until it has caught up
+    moved: float = 0.0  # wall clock of the clock's last move
+    blocked: float | None = None  # wall clock since which samples are held
+    consumed: int = 0
+    filtered: int = 0
+    ledger: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LEDGER, 0))
+    held: deque[Held] = field(default_factory=deque)  # read, waiting for their generation, in order
+    aside: list[Held] = field(default_factory=list)  # too far ahead of a clock that their stamp has capped: by time; hold nothing
+    seen: dict[int, int] = field(default_factory=dict)  # slot -> the newest event time of its series here
+    expiry: list[tuple[int, int]] = field(default_factory=list)  # heap: (a time that `seen` had, slot), once for every slot of `seen`
+
+
+class LedgerBroken(Exception):  # noqa: N818 - named for what it tells at 3 a.m.
+    """A block does not join the one before it, or the ledger's sum is wrong: records were lost. Nothing may go on."""
