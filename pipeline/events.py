@@ -93,8 +93,6 @@ class Refused(NamedTuple):
 Event = Sample | Close | Admit | Forget | TooLate | Refused | Decision
 Held = tuple[int, int, int, int, float, int, str | None]  # generation wanted, cell, position, slot, value, stamp, trace
 
-LEDGER = ("used", "duplicate", "late", "rejected")
-
 
 @dataclass
 class Partition:
@@ -107,7 +105,7 @@ class Partition:
     blocked: float | None = None  # wall clock since which samples are held
     consumed: int = 0
     filtered: int = 0
-    ledger: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LEDGER, 0))
+    ledger: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("used", "duplicate", "late", "rejected"), 0))
     held: deque[Held] = field(default_factory=deque)  # read, waiting for their generation, in order
     aside: list[Held] = field(default_factory=list)  # too far ahead of a clock that their stamp has capped: by time; hold nothing
     seen: dict[int, int] = field(default_factory=dict)  # slot -> the newest event time of its series here
@@ -115,4 +113,4 @@ class Partition:
 
 
 class LedgerBroken(Exception):  # noqa: N818 - named for what it tells at 3 a.m.
-    """A block does not join the one before it, or the ledger's sum is wrong: records were lost. Nothing may go on."""
+    """A block or a record does not join what was before it, or the ledger's sum is wrong: nothing may go on."""

@@ -22,22 +22,7 @@ from typing import Any
 import msgspec
 import xxhash
 
-from pipeline.events import (
-    LEDGER,
-    START,
-    Admit,
-    Close,
-    Decision,
-    Event,
-    Forget,
-    Held,
-    LedgerBroken,
-    Partition,
-    Refused,
-    Rules,
-    Sample,
-    TooLate,
-)
+from pipeline.events import START, Admit, Close, Decision, Event, Forget, Held, LedgerBroken, Partition, Refused, Rules, Sample, TooLate
 from pipeline.records import Block, Raw, Reason, Rejection, Source
 
 __all__ = ["START", "Admit", "Close", "Decision", "Event", "Forget", "Gather", "LedgerBroken", "Refused", "Rules", "Sample", "TooLate"]
@@ -166,8 +151,7 @@ class Gather:
         if part.idle:
             overtaken = behind or (bool(part.aside) and part.aside[0][1] + self.rules.step <= self.reached)
             if overtaken and not self.repeating:
-                assert part.position is not None
-                self._decide(Decision(part.source, part.position, self.reached))
+                self._decide(part)
             part.idle, part.rejoining = False, True
             self.slowest = None
         if part.rejoining:
@@ -284,9 +268,6 @@ class Gather:
 
     # The watermark
 
-    def _behind(self, part: Partition) -> bool:
-        return part.clock - self.rules.disorder < self.reached
-
     def _waiting(self, part: Partition) -> bool:
         """Repeating: it stands where the record of an earlier run says that an instant passed first."""
         known = self.known[part.source]
@@ -332,8 +313,7 @@ class Gather:
             if not self.repeating:
                 for q in self.parts.values():
                     if q.rejoining:
-                        assert q.position is not None
-                        self._decide(Decision(q.source, q.position, instant))
+                        self._decide(q)
         for q in self.parts.values():
             self._release_from(q)
 
@@ -399,9 +379,10 @@ class Gather:
 
     # Decisions, commits and recovery
 
-    def _decide(self, decision: Decision) -> None:
-        self.decisions.append(decision)
-        self.events.append(decision)
+    def _decide(self, part: Partition) -> None:
+        assert part.position is not None
+        self.decisions.append(Decision(part.source, part.position, self.reached))
+        self.events.append(self.decisions[-1])
 
     def _drop_repeated(self) -> bool:
         """Drop the decisions that have been repeated; True when there were some."""
@@ -418,15 +399,23 @@ class Gather:
             raise LedgerBroken(f"{part.source}: consumed {part.consumed}, accounted for {part.ledger}")
 
     def repeat(self, decisions: Iterable[Decision]) -> list[Event]:
-        """Follow these decisions instead of any clock, and read no further than the last of them; () ends repeating."""
+        """Follow these decisions instead of any clock, and read no further than the last of them; () ends repeating.
+
+        Raises LedgerBroken when a partition stands behind a decision that is yet to be followed.
+        """
         known = sorted(decisions, key=lambda d: (d.position, d.instant))
         self.known = {s: deque(d for d in known if d.source == s) for s in self.parts}
         self.repeating = bool(known)
         for q in self.parts.values():
-            q.idle = q.idle and not self.repeating  # what is on record decides, and a silent wake needs no record
+            q.idle = q.idle and not self.known[q.source]  # what is on record decides, and a silent wake needs no record
         self._free_slots()
         self.events = []
         self._advance(0.0)
+        for s, q in self.parts.items():
+            if self.known[s] and (q.position or 0) > self.known[s][0].position:
+                raise LedgerBroken(
+                    f"{s}: stands at {q.position}, behind {self.known[s][0]}: these decisions are not those since its snapshot"
+                )
         events, self.events = self.events, []
         return events
 
@@ -444,30 +433,18 @@ class Gather:
     def resume(self, flags: dict[str, list[Any]]) -> list[Event]:
         """Recovery is over: take the flags on record and live on."""
         for s, q in self.parts.items():
-            q.idle, q.rejoining = flags[f"{s.topic}/{s.partition}"]
+            q.idle, q.rejoining = flags.get(f"{s.topic}/{s.partition}", (q.idle, q.rejoining))
             q.moved, q.blocked = 0.0, None
         return self.repeat(())
 
     def totals(self) -> dict[str, int]:
-        total = {name: sum(q.ledger[name] for q in self.parts.values()) for name in LEDGER}
+        total = {name: sum(q.ledger[name] for q in self.parts.values()) for name in ("used", "duplicate", "late", "rejected")}
         return {"consumed": sum(q.consumed for q in self.parts.values()), **total}
 
     def state(self) -> bytes:
         """Everything that recovery must bring back. (Slots are numbered as series come, so equal states may differ in them.)"""
         parts = [
-            [
-                list(s),
-                q.clock,
-                q.position,
-                q.idle,
-                q.rejoining,
-                q.consumed,
-                q.filtered,
-                q.ledger,
-                list(q.held),
-                q.aside,
-                list(q.seen.items()),
-            ]
+            [list(s), [q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger], [*q.held], q.aside, [*q.seen.items()]]
             for s, q in self.parts.items()
         ]
         cells = [[instant, sorted((s, c, v) for (s, c), v in self.open[instant].items())] for instant in sorted(self.open)]
@@ -477,14 +454,17 @@ class Gather:
         return msgspec.msgpack.encode([self.reached, self.generations, parts, cells, series, rest, decisions])
 
     @classmethod
-    def restore(cls, rules: Rules, data: bytes) -> Gather:
+    def restore(cls, rules: Rules, data: bytes, sources: Sequence[Source] = ()) -> Gather:
+        """The inverse of `state`. Partitions that were not there are taken up as idle ones: nobody has waited for them."""
         reached, generations, parts, cells, series, rest, decisions = msgspec.msgpack.decode(data)
-        self = cls(rules, [Source(*p[0]) for p in parts])
+        self = cls(rules, [*{*(Source(*p[0]) for p in parts), *sources}])
+        for part in self.parts.values():
+            part.idle = True
         self.reached, self.generations = reached, generations
-        for source, clock, position, idle, rejoining, consumed, filtered, ledger, held, aside, seen in parts:
+        for source, plain, held, aside, seen in parts:
             q = self.parts[Source(*source)]
-            q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered = clock, position, idle, rejoining, consumed, filtered
-            q.ledger, q.held, q.aside = ledger, deque(_held(h) for h in held), [_held(h) for h in aside]
+            q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger = plain
+            q.held, q.aside = deque(_held(h) for h in held), [_held(h) for h in aside]
             q.seen = dict(seen)
             q.expiry = sorted((at, slot) for slot, at in seen)
         self.open = {instant: {(s, c): v for s, c, v in group} for instant, group in cells}

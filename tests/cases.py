@@ -74,10 +74,10 @@ def make_log(rng: random.Random, p: int, rules: Rules) -> list[Record]:
 
 def make_schedule(rng: random.Random, parts: int) -> Iterator[Step]:
     mortal = rng.random() < 0.9
-    for _ in range(rng.randint(10, 90)):
+    for _ in range(rng.randint(10, 120)):
         p = rng.randrange(parts)
         kind = rng.choices(
-            ("read", "mark", "pass", "learn", "freeze", "write", "commit", "die"), (40, 12, 14, 5, 5, 5, 10, 5 if mortal else 0)
+            ("read", "mark", "pass", "learn", "freeze", "write", "commit", "die"), (40, 12, 14, 4, 8, 10, 14, 8 if mortal else 0)
         )[0]
         match kind:
             case "read":
