@@ -159,8 +159,8 @@ class Broker:
         self._die_with_parent = die_with_parent
         self._libs = libs
         self._child: subprocess.Popen[bytes] | None = None
-        self._wanted = port
         known = self._known()
+        self._free = not (port or known.get("port"))  # nobody has been told the port yet
         self.port: int = port or known.get("port") or free_port()
         self._controller: int = known.get("controller") or free_port()
 
@@ -195,6 +195,8 @@ class Broker:
         return self
 
     def _launch(self, libs: Path) -> None:
+        if _listening(self.port) and self._free:
+            self.port = free_port()
         if _listening(self.port):
             raise PortTaken(f"port {self.port} of {HOST} is taken by another program: stop that, or give another port")
         if _listening(self._controller):
@@ -205,10 +207,11 @@ class Broker:
         if not (self.data / "meta.properties").exists():
             self._format([*java, "kafka.tools.StorageTool", "format", "-t", _cluster_id(), "-c", server])
         pid = self._spawn([*java, "kafka.Kafka", server])
+        self._free = False
         self._write("broker.json", json.dumps({"pid": pid, "birth": birth(pid), "port": self.port, "controller": self._controller}))
         try:
             self._wait_until_it_answers(time.monotonic() + START_SECONDS)
-        except BrokerError:
+        except BaseException:  # an interrupt too: it must not stay behind, half started
             self.kill()
             raise
 

@@ -274,7 +274,7 @@ class Poller:
             self._look(consumer)
             self._ask(consumer, came)
         except errors.TopicAuthorizationFailedError as error:
-            raise NotAuthorised(f"we may not read {', '.join(sorted(map(str, error.args[0])))}: the user needs READ on it") from error
+            raise refused(error) from error
         except errors.SaslAuthenticationFailedError as error:
             raise NotAuthorised(f"the broker does not accept who we are: {error}") from error
         except errors.RetriableError as error:
@@ -423,6 +423,17 @@ def broken_batch(error: BaseException) -> tuple[TopicPartition, Any] | None:
             return trace.tb_frame.f_locals["tp"], trace.tb_frame.f_locals["batch"]
         trace = trace.tb_next
     return None
+
+
+def refused(error: errors.TopicAuthorizationFailedError) -> NotAuthorised:
+    """The client's error, which names one topic or several, as ours.
+
+    >>> refused(errors.TopicAuthorizationFailedError({"load"}))
+    NotAuthorised('we may not read load: the user needs DESCRIBE and READ on it')
+    """
+    topics = error.args[0] if error.args else "the input"
+    named = topics if isinstance(topics, str) else ", ".join(sorted(topics))
+    return NotAuthorised(f"we may not read {named}: the user needs DESCRIBE and READ on it")
 
 
 def starts(options: Mapping[str, Any], topics: Sequence[str], start: str | int, *, own: str | None = None) -> dict[Source, int]:

@@ -14,6 +14,8 @@ from pipeline.broker import Broker
 def pytest_configure(config: pytest.Config) -> None:
     # kafka-python 3.0 reads its schemas by a call that Python 3.11 and 3.12 deprecate and 3.13 takes back
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+    # and leaves the sockets that found no broker to the garbage collector
+    config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket.socket.*laddr=\('0\.0\.0\.0':ResourceWarning")
 
 
 @pytest.fixture(scope="session")
