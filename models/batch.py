@@ -18,25 +18,17 @@ WASTE = 0.25
 BUCKETS = 4
 
 
-def pad(flat: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """(M, F) and lengths (B,) as (B, T, F).
+def pad(flat: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Sequences (B,) of (M, F) that start at `starts` as (B, T, F).
 
-    >>> pad(np.array([[1.0], [2.0], [3.0]]), np.array([2, 0, 1]))[:, :, 0].tolist()
+    >>> pad(np.array([[1.0], [2.0], [3.0]]), np.array([0, 2, 2]), np.array([2, 0, 1]))[:, :, 0].tolist()
     [[1.0, 2.0], [0.0, 0.0], [3.0, 0.0]]
     """
-    out = np.zeros((len(lengths), int(lengths.max(initial=0)), flat.shape[1]), flat.dtype)
-    out[inside(lengths)] = flat
+    step = np.arange(int(lengths.max(initial=0)))
+    own = step < lengths[:, None]
+    out = np.zeros((*own.shape, flat.shape[1]), flat.dtype)
+    out[own] = flat[(starts[:, None] + step)[own]]
     return out
-
-
-def unpad(padded: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """The inverse of `pad`: (B, T, F) as (M, F)."""
-    return np.asarray(padded[inside(lengths)])
-
-
-def inside(lengths: np.ndarray) -> np.ndarray:
-    """(B, T) bool: the steps that are a sequence's own."""
-    return np.asarray(np.arange(int(lengths.max(initial=0))) < lengths[:, None])
 
 
 def buckets(lengths: np.ndarray) -> list[np.ndarray]:

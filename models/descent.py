@@ -59,7 +59,7 @@ class Descent:
         self.gradient.mul_(min(1.0, CLIP_NORM / (norm + 1e-6)))
         kept = [self.weights.clone(), *(m.clone() for m in self.moments)]
         self._descend()
-        if not bool(torch.isfinite(self.weights).all()):
+        if not math.isfinite(float(self.weights.sum())):
             self._restore(kept)
             return self._skip("weights", size, norm)
         self.bad = 0

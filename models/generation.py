@@ -135,7 +135,7 @@ class Pool:
         return np.asarray(np.clip(baselines.pooled(own, count, self.naive), 0.01, 6e4), np.float16)
 
     def weigh(self, memory: Memory, slot: np.ndarray, errors: np.ndarray, under: np.ndarray, stretch: np.ndarray) -> np.ndarray:
-        """Learn from scores: evidence (errors (N, 3, H), NaN: none) and coverage (under (N, Q, H), -1: none).
+        """Learn from scores: evidence (errors (N, 3, H), NaN: none) and coverage (under (N, Q, H), see `models.score.Pending`).
 
         Returns the series' stretches (N, 2, H).
         """
@@ -154,13 +154,13 @@ class Pool:
 
     def _cover(self, under: np.ndarray, stretch: np.ndarray) -> np.ndarray:
         """Widen what covers too little: an online conformal step (Gibbs & Candes 2021), on the distance from the median."""
-        known = under >= 0
+        known, net = under >= 0, under > 1
         upper = (self.levels > MIDDLE)[:, None]
         tail = np.where(self.levels > MIDDLE, 1 - self.levels, self.levels)[:, None]
-        missed = np.where(upper, under == 0, under == 1)  # beyond the quantile, on its own side
+        missed = (under & 1) != upper  # beyond the quantile, on its own side
         excess = np.where(known & (self.levels != MIDDLE)[:, None], missed - tail, 0.0)
-        total = np.maximum(known.sum(0), 1)
-        self.log_width = np.clip(self.log_width + WIDEN * excess.sum(0) / total, -WIDEST, WIDEST)
+        total = np.maximum(net.sum(0), 1)
+        self.log_width = np.clip(self.log_width + WIDEN * np.where(net, excess, 0).sum(0) / total, -WIDEST, WIDEST)
         sides = [excess[:, self.levels < MIDDLE], excess[:, self.levels > MIDDLE]]
         step = np.stack([side.mean(1) if side.shape[1] else np.zeros_like(stretch[:, 0]) for side in sides], 1)
         return np.asarray(np.clip(stretch * np.exp(STRETCH * step), 0.1, 10))

@@ -136,7 +136,9 @@ def features(v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, ca
 
 def bounded(x: np.ndarray) -> np.ndarray:
     """Within +-CLIP; what is not known is 0, and a mask beside it says so."""
-    return np.asarray(np.nan_to_num(np.clip(x, -CLIP, CLIP), nan=0.0))
+    x = np.maximum(np.minimum(x, CLIP), -CLIP)
+    x[np.isnan(x)] = 0.0
+    return np.asarray(x)
 
 
 def bearings(v: View, naive: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

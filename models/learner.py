@@ -31,7 +31,7 @@ from models.score import EXPERTS, REASONS
 __all__ = ["EXPERTS", "REASONS", "START", "Cells", "Config", "Decision", "Learner", "Step"]
 
 START = -(1 << 60)  # the generation before anything has been learnt
-ORIGINS = (1, 4, 12, 24)  # steps back from a closed cell to the ends of the chains it teaches
+ORIGINS = (1, 4, 12)  # steps back from a closed cell to the ends of the chains it teaches
 TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
@@ -117,6 +117,7 @@ class Learner:
         self.form = inputs.shape(config.horizon, config.season, config.step_us)
         self.edges = score.bands(config.levels)
         self.bands = self.edges.nominal
+        self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
         reading, learning = (self._network() for _ in range(2))
         self.descent = Descent(learning, rate=config.rate, least=config.least_rate, halving=config.halving)
         self.reading = Flat(reading)
@@ -207,13 +208,23 @@ class Learner:
         known = rows["naive"].astype(np.float32)
         return rows, scale.usable(rows["scale"], level, then.relative), np.where(np.isnan(known), then.naive, known)
 
-    def _run(self, then: Generation, x: np.ndarray, carry: np.ndarray, blend: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, ...]:
-        """One step of the network for each row, whoever stands beside it: point, median, quantiles, and the new carry, float32."""
+    def _network_of(self, then: Generation) -> Network:
         if self.bound != then.instant:
             self.reading.read(then.weights)
             self.bound = then.instant
-        network = self.reading.network
-        network.eval()
+        self.reading.network.eval()
+        return self.reading.network
+
+    def _step(self, then: Generation, x: np.ndarray, carry: np.ndarray) -> np.ndarray:
+        """The new carry (N, 2, D) of each row, whoever stands beside it."""
+        with torch.no_grad():
+            before = padded(carry, self.device)
+            _, after = self._network_of(then)(padded(x, self.device)[:, None], None, Carry(before[:, 0], before[:, 1]))
+            return np.asarray(torch.stack(list(after), 1)[: len(x)].cpu().numpy())
+
+    def _run(self, then: Generation, x: np.ndarray, carry: np.ndarray, blend: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, ...]:
+        """One step of the network for each row, whoever stands beside it: point, median, quantiles, and the new carry, float32."""
+        network = self._network_of(then)
         with torch.no_grad():
             inputs_, before = padded(x, self.device), padded(carry, self.device)
             output, after = network(inputs_[:, None], None, Carry(before[:, 0], before[:, 1]))
@@ -221,7 +232,7 @@ class Learner:
             kept = torch.stack(list(after), 1)
         return tuple(t[: len(x)].cpu().numpy() for t in (said.point, said.median, said.quantiles, kept))
 
-    def _step_carry(self, cell: np.ndarray, carried: np.ndarray) -> np.ndarray:
+    def _gap(self, cell: np.ndarray, carried: np.ndarray) -> np.ndarray:
         """Dilated steps missing between a carry and the cell that continues it."""
         return np.where(carried > NEVER, (cell - carried) // LAGS - 1, 0)
 
@@ -233,7 +244,7 @@ class Learner:
         rows, size, naive = self._learnt_by(then, slot, level)
         v = inputs.view(m["ring"], slot, cell, level, self.form)
         phase = cell % LAGS
-        x = inputs.features(v, cell, naive, size, self._step_carry(cell, m["carried"][slot, phase]), self.form)
+        x = inputs.features(v, cell, naive, size, self._gap(cell, m["carried"][slot, phase]), self.form)
         blend, paths, unit = inputs.bearings(v, naive, size)
         point, median, quantiles, after = self._run(then, x, m["carry"][slot, phase], blend, paths)
         m["carry"][slot[observed], phase[observed]] = after[observed]
@@ -246,12 +257,11 @@ class Learner:
         by, reason = self._serve(codes, fine, v)
         served = np.where(by == score.NET, level[:, None] + size[:, None] * said, level[:, None])
         served = np.where(by == score.SEASONAL, m["ring"][slot[:, None], (cell[:, None] - self.form.back) % m["ring"].shape[1]], served)
-        width = self._widths(then, rows)
-        own = ((quantiles - median[:, None]) * width + (median - point)[:, None]) * relative[:, None]
+        own = ((quantiles - median[:, None]) * then.width + (median - point)[:, None]) * relative[:, None]
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
         naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
         spread = np.where((by == score.NET)[:, None], own, naively)
-        spread = np.sort(np.clip(spread, -60_000, 60_000).astype(np.float16), 1)
+        spread = np.sort(np.clip(spread * rows["stretch"].astype(np.float32)[:, self.side], -60_000, 60_000).astype(np.float16), 1)
 
         step.issued[at] = True
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
@@ -271,12 +281,6 @@ class Learner:
         by, reason = np.where(lost, better, by), np.where(lost, score.NOT_FINITE, reason)
         return np.where((by == score.SEASONAL) & np.isnan(v.last), score.LAST, by), reason
 
-    def _widths(self, then: Generation, rows: np.ndarray) -> np.ndarray:
-        """(N, Q, H) factors on the distance of the network's quantiles from its median."""
-        stretch = rows["stretch"].astype(np.float32)
-        side = np.array([0 if level < MIDDLE else 1 for level in self.config.levels])  # the median's distance is 0 anyway
-        return np.asarray(then.width * stretch[:, side])
-
     def _insert(self, cells: Cells, then: Generation) -> None:
         """A sample that newer ones have overtaken: the ring takes it, and the carry that it should have advanced."""
         m = self.memory
@@ -295,9 +299,8 @@ class Learner:
         carry, carried = m[names[0]], m[names[1]]
         _, size, naive = self._learnt_by(then, slot, value)
         v = inputs.view(m[ring], slot, cell, value, self.form)
-        x = inputs.features(v, cell, naive, size, self._step_carry(cell, carried[slot, phase]), self.form)
-        blend, paths, _ = inputs.bearings(v, naive, size)
-        carry[slot, phase] = self._run(then, x, carry[slot, phase], blend, paths)[3]
+        x = inputs.features(v, cell, naive, size, self._gap(cell, carried[slot, phase]), self.form)
+        carry[slot, phase] = self._step(then, x, carry[slot, phase])
         carried[slot, phase] = cell
 
     def _score(self, cells: Cells, at: np.ndarray, counted: np.ndarray, step: Step) -> None:
@@ -330,7 +333,8 @@ class Learner:
             errors = np.abs(actual[:, None] - np.stack([net, seasonal, level], 1)) / size[:, None]
         errors[:, 0] = np.where(np.isnan(errors[:, 0]), score.WORST, errors[:, 0])
         errors = np.where(due[:, None], np.minimum(errors, score.WORST), np.nan)
-        under = np.where((due & (by == score.NET))[..., None], actual[..., None] <= edges, -1).transpose(0, 2, 1)
+        under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
+        under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
         self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, under=under)
         off = np.abs(actual - point), np.abs(actual - base)
         self.pool.count(m, slot, due, by, off, step.covered[on], self.config.min_scores)
@@ -404,11 +408,10 @@ class Learner:
         """Learn from the chains that end a few steps before these cells, and from some of long ago."""
         c, m = self.config, self.memory
         chosen = self._chosen(cells, instant, c.rows // len(ORIGINS))
-        of = self._series(cells.slot[chosen])
-        reach = [k for k in ORIGINS if k <= max(c.horizon, 1)]
-        ends = [cells.cell[chosen] - k for k in reach]
-        several = lesson.Series(*(np.concatenate([a] * len(reach)) for a in of))
-        now = lesson.chains(m, several, np.concatenate(ends), depth=c.truncation, origins=TAUGHT, form=self.form)
+        keep = self._chosen(cells, instant + 1, REMEMBERED)
+        rows = np.concatenate([*([chosen] * len(ORIGINS)), keep])
+        end = cells.cell[rows] - np.repeat([*ORIGINS, c.horizon], [len(chosen)] * len(ORIGINS) + [len(keep)])
+        now = lesson.chains(m, self._series(cells.slot[rows]), end, depth=c.truncation, origins=TAUGHT, form=self.form)
         past = self.replay.draw(c.replayed, (c.seed, instant & ((1 << 63) - 1)))
         whole = lesson.together(now, past)
         decisions: list[Decision] = []
@@ -418,11 +421,7 @@ class Learner:
             if outcome.kind != "step":
                 numbers = {"loss": str(outcome.loss), "gradient_norm": str(outcome.norm), "chains": len(whole.lengths)}
                 decisions.append(Decision(outcome.kind, outcome.cause, numbers))
-        keep = self._chosen(cells, instant + 1, REMEMBERED)
-        if keep.size:
-            of, end = self._series(cells.slot[keep]), cells.cell[keep] - c.horizon
-            kept = lesson.chains(m, of, end, depth=c.truncation, origins=1, form=self.form)
-            self.replay.add(lesson.stored(kept, c.truncation))
+        self.replay.add(lesson.stored(now, now.asked >= len(rows) - len(keep), c.truncation))
         return decisions
 
     def _series(self, slot: np.ndarray) -> lesson.Series:

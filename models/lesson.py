@@ -25,6 +25,7 @@ class Lesson(NamedTuple):
 
     x: np.ndarray  # (M, F)
     lengths: np.ndarray  # (B,) all > 0
+    asked: np.ndarray  # (B,) which of the chains asked for; those without a step are not here
     carry: np.ndarray  # (B, 2, D) before each chain's first step
     row: np.ndarray  # (O,) chain that an origin is on
     place: np.ndarray  # (O,) its step
@@ -66,7 +67,7 @@ def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: 
     v = type(v)(*(a[taught] for a in v))
     blend, paths, unit = bearings(v, naive[taught], scale[taught])
     target, known = labels(ring, memory["closed_newest"], slot[taught], cell[taught], v.level, unit, form)
-    return Lesson(x, lengths, carry, who[taught], place[taught], blend, paths, target, known)
+    return Lesson(x, lengths, full, carry, who[taught], place[taught], blend, paths, target, known)
 
 
 def labels(
@@ -93,15 +94,16 @@ def table(*, depth: int, form: Shape, hidden: int) -> dict[str, tuple[Any, tuple
     }
 
 
-def stored(lesson: Lesson, depth: int) -> dict[str, np.ndarray]:
-    """A lesson of one origin a chain as rows for the pool; those whose labels have not come are left out."""
-    row = np.flatnonzero(lesson.known.any(1))
-    x = np.zeros((len(lesson.lengths), depth, lesson.x.shape[1]), np.float32)
-    padded = pad(lesson.x, lesson.lengths)
-    x[:, : padded.shape[1]] = padded
+def stored(lesson: Lesson, which: np.ndarray, depth: int) -> dict[str, np.ndarray]:
+    """Chains (B,) bool and their last origins as rows for the pool; those whose labels have not come are left out."""
+    last = lesson.place == lesson.lengths[lesson.row] - 1
+    row = np.flatnonzero(last & which[lesson.row] & lesson.known.any(1))
     chain = lesson.row[row]
+    padded = pad(lesson.x, (lesson.lengths.cumsum() - lesson.lengths)[chain], lesson.lengths[chain])
+    x = np.zeros((len(chain), depth, lesson.x.shape[1]), np.float32)
+    x[:, : padded.shape[1]] = padded
     return {
-        "x": x[chain],
+        "x": x,
         "length": lesson.lengths[chain],
         "carry": lesson.carry[chain],
         "blend": lesson.blend[row],
@@ -121,6 +123,7 @@ def together(lesson: Lesson, replayed: dict[str, np.ndarray]) -> Lesson:
     return Lesson(
         np.concatenate([lesson.x, replayed["x"][own]]),
         np.concatenate([lesson.lengths, replayed["length"]]),
+        np.concatenate([lesson.asked, np.full(count, -1)]),
         np.concatenate([lesson.carry, replayed["carry"]]),
         np.concatenate([lesson.row, chain]),
         np.concatenate([lesson.place, replayed["length"] - 1]),
@@ -138,9 +141,7 @@ def loss(network: Network, lesson: Lesson, levels: Tensor) -> Tensor:
     spoken: list[Tensor] = []
     order: list[np.ndarray] = []
     for rows in buckets(lesson.lengths):
-        inside = np.arange(int(lesson.lengths[rows].max())) < lesson.lengths[rows][:, None]
-        steps = np.where(inside, starts[rows][:, None] + np.arange(inside.shape[1]), 0)
-        x = torch.from_numpy(lesson.x[steps]).to(device)
+        x = torch.from_numpy(pad(lesson.x, starts[rows], lesson.lengths[rows])).to(device)
         carry = torch.from_numpy(lesson.carry[rows].astype(np.float32)).to(device)
         output, _ = network(x, None, Carry(carry[:, 0], carry[:, 1]))
         where = np.full(len(lesson.lengths), -1)

@@ -73,7 +73,7 @@ class Pending:
             "slot": (np.int64, ()),
             "cell": (np.int64, ()),
             "error": (np.float32, (3, horizon)),  # absolute, in units of the scale: network, seasonal naive, last value; NaN: none
-            "under": (np.int8, (levels, horizon)),  # 1: the actual value was at or under the quantile; -1: the network did not serve
+            "under": (np.int8, (levels, horizon)),  # 1: the actual value was at or under the quantile; 2 more: the network's; -1: no score
         }
         self.count = 0
         self.columns = {name: np.zeros((0, *row), kind) for name, (kind, row) in self._kinds.items()}
