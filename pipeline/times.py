@@ -105,12 +105,10 @@ def from_epoch(value: Any, unit: int) -> int | None:
     if type(value) is str and NUMBER.fullmatch(value):
         value = float(value) if "." in value else int(value)
     if type(value) is int:
-        us = value * unit if unit else value // 1_000
-    elif type(value) is float and abs(value) < YEAR_10000 * 1_000:  # nor NaN
-        us = round(value * unit) if unit else int(value // 1_000)
-    else:
-        return None
-    return us if -YEAR_10000 < us < YEAR_10000 else None
+        return value * unit if unit else value // 1_000
+    if type(value) is float and abs(value) < YEAR_10000 * 1_000:  # nor NaN
+        return round(value * unit) if unit else int(value // 1_000)
+    return None
 
 
 def strptime_reader(form: str) -> Callable[[Any], int | None]:

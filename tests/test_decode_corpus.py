@@ -251,3 +251,9 @@ def test_headers_do_not_matter_but_for_their_size(headers):
 def test_100_000_deep_is_refused_where_it_is_not_too_large():
     for content in (b"[" * 100_000, b'{"a":' * 100_000, value("1, " + '"x": ' + "[" * 100_000 + "]" * 100_000)):
         assert outcome(Shape(), Raw(7, STAMP, None, content)) == "schema"
+
+
+def test_integers_that_python_would_not_read_are_infinite():
+    assert outcome(Shape(), Raw(7, STAMP, None, value("9" * 5_000))) == "not_finite"
+    assert outcome(Shape(), Raw(7, STAMP, None, series("9" * 5_000))) == "schema"
+    assert outcome(Shape(at_format="ns"), Raw(7, STAMP, None, at("9" * 5_000))) == "bad_time"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.records import SECOND
-from pipeline.settings import FIELDS, Settings, SettingsError, describe, kafka_options, variable
+from pipeline.settings import FIELDS, SECRETS, Settings, SettingsError, describe, fault, kafka_options, variable
 
 NEEDED = {"input.topics": "meters", "series.step": "1h"}
 HOUR = 3_600 * SECOND
@@ -229,3 +229,9 @@ def test_every_setting_has_a_meaning():
 def test_settings_cannot_be_changed_after_reading():
     with pytest.raises(ValueError, match="frozen"):
         Settings.read(None, {}, NEEDED).forecast.horizon = 3
+
+
+def test_a_fault_in_a_secret_does_not_show_it():
+    for name in SECRETS:
+        error = {"loc": tuple(name.split(".")), "type": "string_too_short", "msg": "Too short"}
+        assert "hunter2" not in fault(error, {name: ("hunter2", f"environment {variable(name)}")}).message
