@@ -140,15 +140,16 @@ class Decoder:
         return Reading(rows, refused, filtered)
 
     def _pairs(self, record: Raw, tree: dict[str, Any]) -> list[tuple[str, Any]] | Wrong:
-        """(series, value as it came) of each observation."""
+        """(series, value as it came, or what is wrong with it) of each observation."""
         series = self._series(record, tree)
         if isinstance(series, Wrong):
             return series
         if not self.shape.values:
             value = look(tree, self.shape.value)
-            if value is ABSENT and "covariates" not in tree and "ahead" not in tree:
-                return Wrong("schema", f"no field {plain(self.shape.value)!r}")
-            return [(series, None if value is ABSENT else value)]
+            if value is ABSENT:
+                alone = "covariates" in tree or "ahead" in tree
+                value = None if alone else Wrong("schema", f"no field {plain(self.shape.value)!r}")
+            return [(series, value)]
         found = [(column, look(tree, column)) for column in self.shape.values]
         pairs = [(f"{series}/{column}" if series else column, value) for column, value in found if value is not ABSENT]
         too_long = next((wrong for name, _ in pairs if (wrong := unfit(name))), None)
@@ -294,7 +295,9 @@ def measured(value: Any) -> float | Wrong:
     """A value as a float; null, which is a missing observation, as NaN."""
     if type(value) is float or type(value) is int:
         return float(value) if -LARGEST <= value <= LARGEST else Wrong("not_finite", f"{shown(value)}, wanted: at most {LARGEST:g}")
-    return math.nan if value is None else Wrong("schema", f"the value is {kind(value)}, wanted: a number or null")
+    if value is None:
+        return math.nan
+    return value if type(value) is Wrong else Wrong("schema", f"the value is {kind(value)}, wanted: a number or null")
 
 
 def covariates(tree: dict[str, Any], time: Callable[[Any], int | None]) -> Wrong | None:

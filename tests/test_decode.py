@@ -102,10 +102,10 @@ def test_series_that_are_not_asked_for_are_counted_and_nothing_else():
     shape = Shape(include=("plant/*", "pump-?"), exclude=("*/test", "*[!0-9]z"))
     ids = ["plant/1", "plant/test", "pump-7", "pump-77", "pump-z", "Plant/1"]
     good = [{"series": name, "at": AT, "value": 1} for name in ids]
-    block = block_of(*good, {"series": "other", "at": "?", "value": math.nan}, shape=shape)
+    block = block_of(*good, {"series": "other", "at": "?", "value": math.nan}, {"series": "none"}, shape=shape)
     assert block.names == ["plant/1", "pump-7"]
-    assert (block.filtered, block.rejected) == (5, [])
-    assert (len(block.at) + len(block.rejected) + block.filtered, len(block.records)) == (7, 7)
+    assert (block.filtered, block.rejected) == (6, [])
+    assert (len(block.at) + len(block.rejected) + block.filtered, len(block.records)) == (8, 8)
 
 
 def test_columns_that_are_not_asked_for_are_counted_one_by_one():
