@@ -249,7 +249,7 @@ def canonical(process: Process) -> Any:
 # The world around it
 
 
-def block(case: Case, p: int, position: int, records: list[Record], end: int, now: float, *, stable: bool = False) -> Block:
+def block(p: int, position: int, records: list[Record], end: int, now: float, *, stable: bool = False) -> Block:
     raws, rows, names = [], [], {}
     filtered, rejected = 0, []
     for i, r in enumerate(records):
@@ -329,14 +329,14 @@ class World:
         records = [r for r in log[first : first + count] if r.offset < top]
         following = log[first + len(records)].offset if first + len(records) < len(log) else self.case.ends[p]
         end = min(top, following) if trailing or not records else records[-1].offset + 1
-        process.take(block(self.case, p, position, records, end, self.now, stable=end == self.readable(p)), 0.5 if torn else 1.0)
+        process.take(block(p, position, records, end, self.now, stable=end == self.readable(p)), 0.5 if torn else 1.0)
         if torn:
             self.die()
         self.recover()
 
     def _mark(self, p: int) -> None:
         position = self.position(p)
-        self.process.take(block(self.case, p, position, [], position, self.now, stable=position >= self.readable(p)))
+        self.process.take(block(p, position, [], position, self.now, stable=position >= self.readable(p)))
         self.recover()
 
     def _pass(self, seconds: float) -> None:
