@@ -344,7 +344,7 @@ def _java() -> str:
 
 
 def _cluster_id() -> str:
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+    return "t" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]  # one that began with `-` would read as an option
 
 
 def _open(port: int) -> bool:

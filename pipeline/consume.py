@@ -18,13 +18,13 @@ from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTr
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import Duration
 
-from pipeline.files import File
+from pipeline.files import File, FileUnreadable, WideRows
 from pipeline.poller import InputError, InputTrimmed, NotAuthorised, PartitionsAdded, Poller, TopicMissing, starts
 from pipeline.records import Raw, RawBlock, Source
 
 __all__ = [
-    "File", "InputError", "InputTrimmed", "Kafka", "NotAuthorised", "PartitionsAdded", "Read", "TopicMissing",
-    "close", "lag", "lost", "read", "starts",
+    "File", "FileUnreadable", "InputError", "InputTrimmed", "Kafka", "NotAuthorised", "PartitionsAdded", "Read", "TopicMissing",
+    "WideRows", "close", "lag", "lost", "read", "starts",
 ]  # fmt: skip
 
 GATE: Callable[[Source], int | None] | None = None

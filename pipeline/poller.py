@@ -1,7 +1,7 @@
 """One Kafka consumer in one thread for all partitions of a process, and what it has read and not handed on.
 
 Positions only ever move by reading: the consumer is assigned, never subscribed, and an offset that does not exist is an error.
-Buffers are bounded by pausing, never by dropping.
+Buffers are bounded by reading no further, never by dropping.
 """
 
 from __future__ import annotations
@@ -175,7 +175,7 @@ class Poller:
         self._lock = threading.Condition()
         self._feeds: dict[TopicPartition, Feed] = {}
         self._moved: set[TopicPartition] = set()  # whose feed begins anew: the consumer has to go there
-        self._paused: set[TopicPartition] = set()
+        self._full: set[TopicPartition] = set()  # read no further until half of it is taken
         self._error: Exception | None = None
         self._stopping = False
         self._looked = 0.0
@@ -202,7 +202,7 @@ class Poller:
             block = feed.take(limit, now)
             if block is None:
                 return feed.mark(now)
-            if partition in self._paused and feed.size < self._room() // 2:
+            if partition in self._full and feed.size < self._room() // 2:
                 self._lock.notify()
             return block
 
@@ -282,29 +282,27 @@ class Poller:
             self._pause_for(0.2)
 
     def _follow(self, consumer: KafkaConsumer) -> None:
-        """Assign what is new, seek what has moved, pause what is full, resume what has room."""
+        """Read what has room, from where its reading goes on.
+
+        What is full is unassigned, not paused: a paused partition whose fetch is half read may never be resumed (kafka-python
+        3.0.12 parks it and looks for it only by chance), and an error that waits for the next call is forgotten.
+        """
         with self._lock:
             moved, self._moved = self._moved, set()
-            starts = {partition: self._feeds[partition].position for partition in moved}
             room = self._room()
             sizes = {partition: feed.size for partition, feed in self._feeds.items()}
-        if starts.keys() - consumer.assignment():
-            consumer.assign(list(sizes))
-        for partition, position in starts.items():
-            consumer.seek(partition, position)
-        for partition, size in sizes.items():
-            if partition in self._paused and size < room // 2:
-                consumer.resume(partition)
-                self._paused.discard(partition)
-            # The client forgets an error that it keeps for the next call if its partition is paused by then, and never gets past it.
-            elif size >= room and consumer._fetcher._next_in_line_exception_metadata is None:  # noqa: SLF001
-                consumer.pause(partition)
-                self._paused.add(partition)
+            self._full = {p for p, size in sizes.items() if size >= room or (p in self._full and size >= room // 2)}
+            ends = {partition: self._feeds[partition].end for partition in sizes.keys() - self._full}
+        before = consumer.assignment()
+        if ends and ends.keys() != before:
+            consumer.assign(list(ends))
+        for partition in ends.keys() & (ends.keys() - before | moved):
+            consumer.seek(partition, ends[partition])
 
     def _poll(self, consumer: KafkaConsumer) -> set[TopicPartition]:
         """Read once; the partitions of which something came."""
         with self._lock:
-            if self._paused and len(self._paused) == len(self._feeds):  # all full: the client would sleep, and not be woken
+            if len(self._full) == len(self._feeds):
                 self._lock.wait(POLL_SECONDS)
                 return set(self._feeds)
         try:
@@ -401,7 +399,7 @@ class Poller:
         if time.monotonic() - self._looked < LOOK_SECONDS:
             return
         self._looked = time.monotonic()
-        for topic in {partition.topic for partition in consumer.assignment()}:
+        for topic in {partition.topic for partition in self._feeds.copy()}:
             now = len(consumer.partitions_for_topic(topic))
             self._missing[topic] = 0 if now else self._missing.get(topic, 0) + 1
             if self._missing[topic] >= MISSES:

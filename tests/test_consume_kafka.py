@@ -179,7 +179,7 @@ def test_positions_step_over_aborted_records_and_control_records(kafka, make_top
 
 def test_nothing_is_lost_when_the_buffers_are_small(kafka, make_topic, monkeypatch):
     monkeypatch.setattr(poller, "BUFFER_BYTES", 50_000)
-    monkeypatch.setattr(poller, "FETCH_RECORDS", 100)
+    monkeypatch.setattr(poller, "OPTIONS", {**poller.OPTIONS, "max_poll_records": 100})
     topic = make_topic(2)
     a, b = Source(topic, 0), Source(topic, 1)
     for partition in range(2):
@@ -258,7 +258,7 @@ def test_reading_goes_on_after_the_broker_was_killed(own_broker, make_topic):
 
 
 def test_a_batch_that_the_client_cannot_read_is_reported_and_stepped_over(own_broker, make_topic, monkeypatch):
-    monkeypatch.setattr(poller, "FETCH_RECORDS", 7)
+    monkeypatch.setattr(poller, "OPTIONS", {**poller.OPTIONS, "max_poll_records": 7})
     topic = make_topic(bootstrap=own_broker.bootstrap)
     source = Source(topic, 0)
     for first in (0, 10, 20):
@@ -278,10 +278,10 @@ def test_a_batch_that_the_client_cannot_read_is_reported_and_stepped_over(own_br
 
 
 def test_a_broken_batch_does_not_stop_a_reader_whose_buffer_is_full(own_broker, make_topic, monkeypatch):
-    monkeypatch.setattr(poller, "FETCH_RECORDS", 7)
-    monkeypatch.setattr(poller, "BUFFER_BYTES", 800)
-    topic = make_topic(bootstrap=own_broker.bootstrap)
-    source = Source(topic, 0)
+    monkeypatch.setattr(poller, "OPTIONS", {**poller.OPTIONS, "max_poll_records": 7})
+    monkeypatch.setattr(poller, "BUFFER_BYTES", 4_000)  # half of it is full by the ten records before the first broken batch
+    topic = make_topic(2, bootstrap=own_broker.bootstrap)
+    source, quiet = Source(topic, 0), Source(topic, 1)
     for first in range(0, 200, 10):
         send(own_broker.bootstrap, topic, [b"<%04d>" % i for i in range(first, first + 10)], linger_ms=100)
     own_broker.stop()
@@ -291,7 +291,9 @@ def test_a_broken_batch_does_not_stop_a_reader_whose_buffer_is_full(own_broker, 
         data = data.replace(b"<%04d>" % i, b"<oops>")
     segment.write_bytes(data)
     own_broker.start()
-    with reading(own_broker.bootstrap, {source: 0}) as reader:
+    with reading(own_broker.bootstrap, {source: 0, quiet: 0}) as reader:
+        reader.until(lambda r: source in r.poller._feeds and r.poller._feeds[source].size >= 2_000, {source: 0})
+        reader.until(lambda r: r.blocks and r.blocks[-1].stable, {source: 0})  # while the other one is polled
         reader.until(lambda r: r.positions[source] == 200, seconds=20)
     broken = {10, 50, 100, 110, 160}
     assert [offset for block in reader.blocks for offset, _ in block.unreadable] == sorted(broken)
