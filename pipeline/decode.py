@@ -35,12 +35,7 @@ class Wrong(NamedTuple):
     message: str  # what came, what was wanted
 
 
-class Reading(NamedTuple):
-    """What one record said."""
-
-    rows: list[tuple[str, int, float]]  # (series, at, value)
-    wrong: list[tuple[Wrong, str | None]]  # with the series, where that is known
-    filtered: int = 0
+Row = tuple[str | None, int, float | Wrong | None]  # (series, at, value, or what is wrong with it; None: not asked for)
 
 
 @dataclass(frozen=True)
@@ -93,15 +88,16 @@ class Decoder:
         value: list[float] = []
         record: list[int] = []
         for index, one in enumerate(block.records):
-            rows, wrong, filtered = self.read(one)
-            for name, when, number in rows:
-                series.append(numbers.setdefault(name, len(numbers)))
-                at.append(when)
-                value.append(number)
-                record.append(index)
-            block.filtered += filtered
-            for (reason, message), name_or_none in wrong:
-                block.rejected.append(Rejection(index, one.offset, reason, message, name_or_none))
+            for name, when, number in self.read(one):
+                if isinstance(number, float):
+                    series.append(numbers.setdefault(name, len(numbers)))  # type: ignore[arg-type]
+                    at.append(when)
+                    value.append(number)
+                    record.append(index)
+                elif number is None:
+                    block.filtered += 1
+                else:
+                    block.rejected.append(Rejection(index, one.offset, number.reason, number.message, name))
         for offset, size in raw.unreadable:
             block.rejected.append(Rejection(-1, offset, "corrupt", f"{size} bytes that the client cannot read"))
         block.rejected.sort(key=lambda rejection: rejection.offset)  # stable: the columns of one record keep their order
@@ -111,33 +107,27 @@ class Decoder:
         block.stamp = np.fromiter((one.stamp for one in block.records), np.int64)[block.record]
         return block
 
-    def read(self, record: Raw) -> Reading:
-        """What one record says."""
+    def read(self, record: Raw) -> list[Row]:
+        """What one record says, at least one row; what is not asked for comes first."""
         tree = parse(record, self.shape.max_record_bytes)
         if isinstance(tree, Wrong):
-            return Reading([], [(tree, None)])
+            return [(None, 0, tree)]
         pairs = self._pairs(record, tree)
         if isinstance(pairs, Wrong):
-            return Reading([], [(pairs, None)])
-        filtered = 0
+            return [(None, 0, pairs)]
+        skipped: list[Row] = []
         if self._asked:
-            wanted = [(series, value) for series, value in pairs if self._asked(series)]
-            filtered, pairs = len(pairs) - len(wanted), wanted
+            wanted = [pair for pair in pairs if self._asked(pair[0])]
+            skipped = [("", 0, None)] * (len(pairs) - len(wanted))
+            pairs = wanted
             if not pairs:
-                return Reading([], [], filtered)
+                return skipped
         at = self._instant(record, tree)
         wrong = covariates(tree, self._time) if "covariates" in tree or "ahead" in tree else None
-        if wrong or isinstance(at, Wrong):
-            return Reading([], [(wrong or at, None if self.shape.values else pairs[0][0])], filtered)  # type: ignore[list-item]
-        rows: list[tuple[str, int, float]] = []
-        refused: list[tuple[Wrong, str | None]] = []
-        for series, value in pairs:
-            number = measured(value)
-            if isinstance(number, Wrong):
-                refused.append((number, series))
-            else:
-                rows.append((series, at, number))
-        return Reading(rows, refused, filtered)
+        if wrong is not None or isinstance(at, Wrong):
+            return [*skipped, (None if self.shape.values else pairs[0][0], 0, wrong or at)]
+        rows: list[Row] = [(series, at, measured(value)) for series, value in pairs]
+        return skipped + rows if skipped else rows
 
     def _pairs(self, record: Raw, tree: dict[str, Any]) -> list[tuple[str, Any]] | Wrong:
         """(series, value as it came, or what is wrong with it) of each observation."""
