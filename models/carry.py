@@ -1,6 +1,6 @@
 """What is remembered of each series: a struct of arrays, a slot per series, grown by doubling.
 
-Letters: C slots, H lead times, Q quantile levels, R cells of a ring, D hidden units, P = H(H+1)/2 outstanding forecasts.
+Letters: C slots, H lead times, Q quantile levels but the median, R cells of a ring, D hidden units, P = H(H+1)/2 outstanding forecasts.
 
 There are two memories, and they do not look at each other. What arrivals write (the ring of values as they came, the
 carries, the forecasts that wait for their actual value) follows each series alone. What learning writes (the ring of closed
@@ -17,6 +17,7 @@ import numpy as np
 from models.inputs import LAGS
 
 NEVER = -(1 << 60)  # the cell of what has not been
+MANY = 60_000  # counts that only tell young from old stop here, to fit into two bytes
 
 
 class Memory:
@@ -61,7 +62,7 @@ class Memory:
         self.capacity = len(next(iter(self._columns.values())))
 
 
-def memory(*, horizon: int, levels: int, hidden: int, ring: int, closed: int) -> Memory:
+def memory(*, horizon: int, tails: int, hidden: int, ring: int, closed: int) -> Memory:
     """All that is kept of a series, but for what is kept per generation (see `models.scale`)."""
     pairs = horizon * (horizon + 1) // 2
     return Memory(
@@ -79,7 +80,7 @@ def memory(*, horizon: int, levels: int, hidden: int, ring: int, closed: int) ->
             "origin_level": (np.float64, (horizon,), 0),
             "origin_scale": (np.float64, (horizon,), 1),
             "said": (np.float32, (pairs,), 0),  # the network's point less the level, in units of the scale
-            "spread": (np.float16, (pairs, levels), 0),  # the served quantiles less the served point, likewise
+            "spread": (np.float16, (pairs, tails), 0),  # the served quantiles less the served point, likewise; not the median
             "served": (np.int8, (pairs,), 0),
             # written by learning
             "closed_newest": (np.int64, (), NEVER),
@@ -88,13 +89,13 @@ def memory(*, horizon: int, levels: int, hidden: int, ring: int, closed: int) ->
             "anchored": (np.int64, (LAGS,), NEVER),
             "changes": (np.int64, (), 0),  # one-step changes that the scale has seen
             "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale
-            "naive_count": (np.int32, (3, horizon), 0),
+            "naive_count": (np.uint16, (3, horizon), 0),
             "evidence": (np.float32, (3, horizon), 0),  # the same of what was forecast: network, last value, seasonal naive
-            "evidence_count": (np.int32, (horizon,), 0),
+            "evidence_count": (np.uint16, (horizon,), 0),
             # for people only
             "error": (np.float64, (2, horizon), 0),  # sums of absolute errors, served and baseline
             "scores": (np.int32, (horizon,), 0),
-            "by": (np.int32, (3, horizon), 0),  # how often each expert served what was scored
+            "by": (np.int32, (2, horizon), 0),  # how often the network, and the seasonal naive, served what was scored
         }
     )
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models import baselines, scale, score
-from models.carry import Memory
+from models.carry import MANY, Memory
 from models.heads import MIDDLE
 
 WIDEN = 0.05  # rate at which bands that cover too little grow, and shrink: of all series
@@ -38,7 +38,6 @@ class Generation:
     change: scale.Change
 
     def state(self) -> dict[str, np.ndarray]:
-        rows = self.change.rows
         return {
             "weights": self.weights.cpu().numpy(),
             "naive": self.naive,
@@ -46,15 +45,13 @@ class Generation:
             "width": self.width,
             "served": self.served,
             "slots": self.change.slots,
-            "rows": np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), rows.dtype.itemsize),
+            "rows": scale.to_bytes(self.change.rows),
         }
 
     @classmethod
-    def load(
-        cls, instant: int, updates: int, relative: float, columns: dict[str, np.ndarray], rows: np.dtype[np.void], device: torch.device
-    ) -> Generation:
+    def load(cls, instant: int, updates: int, relative: float, columns: dict[str, np.ndarray], device: torch.device) -> Generation:
         """The inverse of `state`."""
-        change = scale.Change(columns["slots"].copy(), np.frombuffer(columns["rows"].tobytes(), rows).copy())
+        change = scale.Change(columns["slots"].copy(), scale.from_bytes(columns["rows"], columns["naive"].shape[1]))
         plain = {name: columns[name].copy() for name in ("naive", "spread", "width", "served")}
         weights = torch.from_numpy(columns["weights"].copy()).to(device)
         return cls(instant=instant, updates=updates, weights=weights, relative=relative, change=change, **plain)
@@ -65,9 +62,10 @@ class Pool:
     """Running figures over all series; only learning moves those that forecasts are made with."""
 
     levels: np.ndarray  # (Q,)
+    tails: np.ndarray  # the indices of all levels but the median
     naive: np.ndarray  # (3, H) float64
     spread: np.ndarray  # (2, Q, H)
-    log_width: np.ndarray  # (Q, H)
+    log_width: np.ndarray  # (Q, H); the median's stays 0
     evidence: np.ndarray  # (3, H)
     evidence_count: np.ndarray  # (H,)
     served: np.ndarray  # (H,) int8
@@ -83,6 +81,7 @@ class Pool:
         start = score.code(np.full(horizon, score.LAST), np.full(horizon, score.COLD), np.full(horizon, score.LAST))
         return cls(
             levels=np.array(levels),
+            tails=np.array([k for k, level in enumerate(levels) if level != MIDDLE]),
             naive=baselines.prior(horizon).astype(np.float64),
             spread=baselines.spread(levels, horizon),
             log_width=np.zeros((len(levels), horizon)),
@@ -126,7 +125,7 @@ class Pool:
         size = np.where(known, np.minimum(np.abs(residual), scale.ROBUST * typical), 0)
         unit = np.maximum(typical[:, :2], 1e-3)
         baselines.track(self.spread, residual[:, :2] / unit, self.levels)
-        count = count + known
+        count = np.minimum(count + known, MANY)
         own = np.where(known, scale.mean(own, count, size, scale.MEMORY), own)
         memory["naive"][slot], memory["naive_count"][slot] = own, count
         total = known.sum(0)
@@ -140,7 +139,7 @@ class Pool:
         Returns the series' stretches (N, 2, H).
         """
         known = ~np.isnan(errors[:, 0])
-        count = memory["evidence_count"][slot] + known
+        count = np.minimum(memory["evidence_count"][slot] + known, MANY)
         errors = np.nan_to_num(errors)
         own = memory["evidence"][slot]
         memory["evidence"][slot] = np.where(known[:, None], scale.mean(own, count[:, None], errors, score.MEMORY), own)
@@ -155,13 +154,15 @@ class Pool:
     def _cover(self, under: np.ndarray, stretch: np.ndarray) -> np.ndarray:
         """Widen what covers too little: an online conformal step (Gibbs & Candes 2021), on the distance from the median."""
         known, net = under >= 0, under > 1
-        upper = (self.levels > MIDDLE)[:, None]
-        tail = np.where(self.levels > MIDDLE, 1 - self.levels, self.levels)[:, None]
+        levels = self.levels[self.tails]
+        upper = (levels > MIDDLE)[:, None]
+        tail = np.where(upper[:, 0], 1 - levels, levels)[:, None]
         missed = (under & 1) != upper  # beyond the quantile, on its own side
-        excess = np.where(known & (self.levels != MIDDLE)[:, None], missed - tail, 0.0)
+        excess = np.where(known, missed - tail, 0.0)
         total = np.maximum(net.sum(0), 1)
-        self.log_width = np.clip(self.log_width + WIDEN * np.where(net, excess, 0).sum(0) / total, -WIDEST, WIDEST)
-        sides = [excess[:, self.levels < MIDDLE], excess[:, self.levels > MIDDLE]]
+        moved = self.log_width[self.tails] + WIDEN * np.where(net, excess, 0).sum(0) / total
+        self.log_width[self.tails] = np.clip(moved, -WIDEST, WIDEST)
+        sides = [excess[:, levels < MIDDLE], excess[:, levels > MIDDLE]]
         step = np.stack([side.mean(1) if side.shape[1] else np.zeros_like(stretch[:, 0]) for side in sides], 1)
         return np.asarray(np.clip(stretch * np.exp(STRETCH * step), 0.1, 10))
 
@@ -197,7 +198,8 @@ class Pool:
         for expert in range(len(score.EXPERTS)):
             mine = due & (by == expert)
             self.by[expert] += mine.sum(0)
-            memory["by"][slot, expert] += mine
+            if expert != score.LAST:  # the rest is its
+                memory["by"][slot, expert] += mine
         self.covered += (covered & counted[..., None]).sum(0).T
         self.scored += counted.sum(0)
 
@@ -209,7 +211,8 @@ class Pool:
         unit = scales[chosen][:, None]
         usable = (counted > 0) & (unit > 0)
         mae = np.where(usable[:, None], error / np.maximum(counted, 1)[:, None] / np.where(unit > 0, unit, 1)[:, None], 0).sum(0)
-        shares = memory["by"][chosen].sum(0)
+        shares = memory["by"][chosen].sum(0, dtype=np.int64)
+        shares = np.concatenate([shares, [scores.sum(0) - shares.sum(0)]])
         leads = range(shares.shape[1])
         out: dict[str, Any] = {
             "observations": int(memory["seen"][chosen].sum()),

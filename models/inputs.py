@@ -14,6 +14,9 @@ LAGS = 12  # how far one step looks back, and how far the carry it continues lie
 CLIP = 20.0  # inputs and targets beyond this many naive errors are as good as there: a target of 1e300 must not move the weights
 DAY_US = 86_400_000_000
 UNITS = (1, 4, 12, 24)  # leads whose naive errors tell what kind of series it is
+# A row of a matrix product comes out the same at any place of any batch only if the product is no odd number of floats wide
+# (of widths 8 to 128 into 8: differs in the last bit for all but multiples of 8).
+WIDTH = 16
 LONGEST = 1_000_000  # rows of a calendar; a longer one would be larger than the model
 AHEAD = (1, 2, 4, 8, 12, 24)  # leads at which the last season's course is shown
 
@@ -39,7 +42,8 @@ class Shape(NamedTuple):
     @property
     def features(self) -> int:
         seasonal = 0 if self.season is None else 2 + 2 * len(self.ahead) + 2 * len(self.units)
-        return (LAGS - 1) + LAGS + 2 + 2 + len(self.units) + seasonal + int(self.phases.shape[1])
+        own = (LAGS - 1) + LAGS + 2 + 2 + len(self.units) + seasonal + int(self.phases.shape[1])
+        return -(-own // WIDTH) * WIDTH
 
 
 def shape(horizon: int, season: int | None, step_us: int) -> Shape:
@@ -131,7 +135,9 @@ def features(v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, ca
             np.log(drift / kind),
         ]
     parts.append(form.phases[cell % len(form.phases)])
-    return np.concatenate([np.asarray(p, np.float32) for p in parts], 1)
+    columns = [np.asarray(p, np.float32) for p in parts]
+    columns.append(np.zeros((len(cell), form.features - sum(c.shape[1] for c in columns)), np.float32))
+    return np.concatenate(columns, 1)
 
 
 def bounded(x: np.ndarray) -> np.ndarray:

@@ -111,11 +111,16 @@ class Learner:
     def __init__(self, config: Config) -> None:
         if config.model != "lstm":
             raise ValueError(f"model is {config.model!r}, want 'lstm'")
+        if config.hidden % inputs.WIDTH:
+            raise ValueError(
+                f"hidden is {config.hidden}, want a multiple of {inputs.WIDTH}: other widths give rows that depend on their batch"
+            )
         self.config = config
         cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
         self.form = inputs.shape(config.horizon, config.season, config.step_us)
-        self.edges = score.bands(config.levels)
+        self.tails = np.array([k for k, level in enumerate(config.levels) if level != MIDDLE])
+        self.edges = score.bands([config.levels[k] for k in self.tails])
         self.bands = self.edges.nominal
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
         reading, learning = (self._network() for _ in range(2))
@@ -127,7 +132,7 @@ class Learner:
         self.pool = Pool.new(config.horizon, config.levels)
         self.memory = self._memory()
         self.learnt = scale.blank(0, config.horizon)  # (C,) as of the newest generation
-        self.pending = score.Pending(config.horizon, len(config.levels))
+        self.pending = score.Pending(config.horizon, len(self.tails))
         self.replay = Replay(lesson.table(depth=config.truncation, form=self.form, hidden=config.hidden), capacity=config.replay)
         nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, config.horizon))
         self.generations = {START: self.pool.generation(START, self.descent.weights, nothing)}
@@ -143,7 +148,7 @@ class Learner:
         c, reach = self.config, self.form.reach
         farthest = max(c.horizon, *ORIGINS) + LAGS * c.truncation
         sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE}
-        return memory(horizon=c.horizon, levels=len(c.levels), hidden=c.hidden, **sizes)
+        return memory(horizon=c.horizon, tails=len(self.tails), hidden=c.hidden, **sizes)
 
     # Who is there
 
@@ -268,7 +273,7 @@ class Learner:
         step.quantiles[at] = finite(served[:, None] + size[:, None, None] * spread)
         where = slot[:, None], score.places(cell, self.config.horizon)
         m["said"][where] = np.where(fine, said, np.nan)
-        m["spread"][where] = spread.transpose(0, 2, 1)
+        m["spread"][where] = spread[:, self.tails].transpose(0, 2, 1)
         m["served"][where] = score.code(by, reason, score.decode(codes)[2])
         origin = slot, cell % self.config.horizon
         m["origin"][origin] = np.where(woken, NEVER, cell)
@@ -329,14 +334,14 @@ class Learner:
         step.s_point[on], step.s_baseline_point[on] = (np.where(due, finite(p), 0) for p in (point, base))
         inside = (edges[..., self.edges.low] <= actual[..., None]) & (actual[..., None] <= edges[..., self.edges.high])
         step.covered[on] = inside & due[..., None]
-        with np.errstate(over="ignore", invalid="ignore"):
-            errors = np.abs(actual[:, None] - np.stack([net, seasonal, level], 1)) / size[:, None]
+        with np.errstate(over="ignore"):
+            errors = errors_of(actual[:, None], np.stack([net, seasonal, level], 1)) / size[:, None]
         errors[:, 0] = np.where(np.isnan(errors[:, 0]), score.WORST, errors[:, 0])
         errors = np.where(due[:, None], np.minimum(errors, score.WORST), np.nan)
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
         self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, under=under)
-        off = np.abs(actual - point), np.abs(actual - base)
+        off = errors_of(actual, point), errors_of(actual, base)
         self.pool.count(m, slot, due, by, off, step.covered[on], self.config.min_scores)
 
     # Learning
@@ -474,7 +479,7 @@ class Learner:
             "replay": self.replay.state(),
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
-            "learnt": {"rows": as_bytes(self.learnt)},
+            "learnt": {"rows": scale.to_bytes(self.learnt)},
         }
         for at, generation in self.generations.items():
             groups[f"generation {at}"] = generation.state()
@@ -498,16 +503,15 @@ class Learner:
             group, _, column = name.partition("/")
             groups.setdefault(group, {})[column] = array
         self = cls(config)
-        kind = scale.learnt(config.horizon)
         try:
             self.memory.load(groups["memory"])
             self.pending.load(groups["pending"])
             self.replay.load(groups["replay"], rest["replay"])
             self.descent.load({name: torch.from_numpy(a.copy()) for name, a in groups["descent"].items()}, rest["descent"])
             self.pool.load(groups["pool"], rest["pool"])
-            self.learnt = as_rows(groups["learnt"]["rows"], kind)
+            self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon)
             self.generations = {
-                at: Generation.load(at, updates, relative, groups[f"generation {at}"], kind, self.device)
+                at: Generation.load(at, updates, relative, groups[f"generation {at}"], self.device)
                 for at, updates, relative in rest["generations"]
             }
         except (KeyError, ValueError, RuntimeError) as error:
@@ -524,6 +528,12 @@ def finite(x: np.ndarray) -> np.ndarray:
     return np.asarray(np.clip(x, -HUGE, HUGE))
 
 
+def errors_of(actual: np.ndarray, point: np.ndarray) -> np.ndarray:
+    """Absolute errors; infinite where a float64 does not hold the difference."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.abs(actual - point))
+
+
 def waves(slot: np.ndarray) -> list[np.ndarray]:
     """Rows of the first cell of each series, then of the second, and so on.
 
@@ -536,11 +546,3 @@ def waves(slot: np.ndarray) -> list[np.ndarray]:
     turn = np.empty(len(slot), np.int64)
     turn[order] = np.arange(len(slot)) - np.repeat(starts, np.diff(np.concatenate([starts, [len(slot)]])))
     return [np.flatnonzero(turn == k) for k in range(int(turn.max(initial=-1)) + 1)]
-
-
-def as_bytes(rows: np.ndarray) -> np.ndarray:
-    return np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), -1)
-
-
-def as_rows(data: np.ndarray, kind: np.dtype[np.void]) -> np.ndarray:
-    return np.frombuffer(data.tobytes(), kind).copy()

@@ -34,6 +34,16 @@ def blank(count: int, horizon: int) -> np.ndarray:
     return rows
 
 
+def to_bytes(rows: np.ndarray) -> np.ndarray:
+    """Rows as (C, bytes of a row) uint8."""
+    return np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), rows.dtype.itemsize)
+
+
+def from_bytes(data: np.ndarray, horizon: int) -> np.ndarray:
+    """The inverse of `to_bytes`."""
+    return np.frombuffer(data.tobytes(), learnt(horizon)).copy()
+
+
 class Change:
     """What a generation replaced: slots, ascending (M,), and their rows as they were."""
 

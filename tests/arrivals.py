@@ -1,0 +1,108 @@
+"""Plays series into a learner as a stream would: any interleaving that event time allows."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from models.learner import START, Cells, Config, Learner
+
+SMALL = {"hidden": 16, "replay": 64, "replayed": 4, "min_scores": 5, "step_us": 3_600_000_000}
+
+
+def small(**kwargs):
+    return Config(**(SMALL | {"horizon": 6, "season": 8} | kwargs))
+
+
+def wavy(steps, series, seed=0):
+    """(steps, series): sines, random walks and noise, with a few values missing."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(steps)[:, None]
+    kinds = [
+        np.sin(2 * np.pi * t / 8) * 3 + rng.normal(0, 0.5, (steps, 1)),
+        rng.normal(0, 1, (steps, 1)).cumsum(0),
+        rng.normal(5, 1, (steps, 1)),
+    ]
+    x = np.concatenate([kinds[k % 3] * (1 + k) + rng.normal(0, 0.1, (steps, 1)) for k in range(series)], 1)
+    x[rng.random(x.shape) < 0.03] = np.nan
+    return x
+
+
+@dataclass
+class Stream:
+    """One learner, series in slots, and where each of them and learning stand. NaN in `values`: no sample."""
+
+    values: np.ndarray  # (steps, series)
+    config: Config
+    first: int = 400_000  # the first cell
+    disorder: int = 1
+    slots: np.ndarray | None = None  # of the series; as they stand unless said
+    learner: Learner = None
+    said: dict = field(default_factory=dict)  # (series, cell) -> everything issued and scored there, as bytes
+    steps: dict = field(default_factory=dict)  # (series, cell) -> (point, quantiles, by, reason)
+    decisions: list = field(default_factory=list)
+
+    def __post_init__(self):
+        count = self.values.shape[1]
+        self.keys = (np.arange(count, dtype=np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+        self.slots = np.arange(count) if self.slots is None else self.slots
+        self.at = np.zeros(count, int)  # next row of each series
+        self.closed = 0  # rows that learning has passed
+        self.kept = [START]
+        if self.learner is None:
+            self.learner = Learner(self.config)
+            for slot, key in zip(self.slots.tolist(), self.keys.tolist(), strict=True):
+                self.learner.admit(slot, key)
+
+    def may_arrive(self):
+        """Series whose next cell has its generation."""
+        want = self.at - self.disorder - 1  # in rows; the instant that closes row r is r + 1
+        return np.flatnonzero((self.at < len(self.values)) & (want <= self.closed))
+
+    def may_close(self):
+        return self.closed < len(self.values) and (self.at > self.closed).all()
+
+    def arrive(self, series):
+        """The next cells of these series; those of one generation in one call."""
+        rows = self.at[series]
+        self.at[series] += 1
+        there = ~np.isnan(self.values[rows, series])
+        series, rows = series[there], rows[there]
+        wanted = np.array([max(g for g in self.kept if g <= r - self.disorder - 1) for r in rows.tolist()], dtype=object)
+        for generation in sorted(set(wanted.tolist())):
+            mine = wanted == generation
+            self._arrive(series[mine], rows[mine], generation)
+
+    def _arrive(self, series, rows, generation):
+        cells = Cells(self.slots[series], self.keys[series], self.first + rows, self.values[rows, series])
+        step = self.learner.arrive(cells, generation=generation, woken=np.zeros(len(series), bool))
+        for k, (s, r) in enumerate(zip(series.tolist(), rows.tolist(), strict=True)):
+            parts = [np.asarray(a)[k].tobytes() for a in step if isinstance(a, np.ndarray)]
+            self.said[s, r] = b"".join([*parts, str(step.updates).encode()])
+            self.steps[s, r] = (step.point[k], step.quantiles[k], step.by[k], step.reason[k])
+        self.last = step
+
+    def close(self):
+        row = self.closed
+        self.closed += 1
+        series = np.flatnonzero(~np.isnan(self.values[row]))
+        series = series[np.argsort(self.keys[series])]
+        if not series.size:
+            return
+        cells = Cells(self.slots[series], self.keys[series], np.full(len(series), self.first + row), self.values[row, series])
+        self.kept.append(self.closed)
+        older = [g for g in self.kept if g <= self.closed - self.disorder - 3]
+        drop = older[:-1]
+        self.kept = [g for g in self.kept if g not in drop]
+        self.decisions += self.learner.close(cells, instant=self.closed, drop=drop)
+
+    def play(self, rng=None):
+        """To the end: in step, or as `rng` has it."""
+        while True:
+            ready = self.may_arrive()
+            if self.may_close() and (rng is None or not ready.size or rng.random() < 0.3):
+                self.close()
+            elif ready.size and rng is None:
+                self.arrive(ready[self.at[ready] == self.at[ready].min()])
+            elif ready.size:
+                self.arrive(rng.permutation(ready)[: rng.integers(1, ready.size + 1)])
+            else:
+                return self
