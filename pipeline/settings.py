@@ -405,6 +405,8 @@ def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fau
         yield Fault(("window.span", "series.step"), message)
     if settings.input.values and "input.value" in given:
         yield Fault(("input.value", "input.values"), "input.value and input.values: allowed: one of the two")
+    if len(set(settings.input.values)) < len(settings.input.values):
+        yield Fault(("input.values",), f"input.values = {plain(', '.join(settings.input.values))}: allowed: each column once")
     if settings.input.at == "record" and "input.at_format" in given:
         yield Fault(("input.at", "input.at_format"), "input.at_format: Kafka's own timestamp has none; allowed: to leave it out")
     ours = {f"{settings.output.prefix}.{kind}.v1" for kind in KINDS}

@@ -123,6 +123,7 @@ BROKEN = {
     "a wrong time format": ('[input]\nat_format = "%Q"', "bad directive"),
     "no time format": ('[input]\nat_format = "minutes"', "rfc3339, s, ms, us, ns"),
     "a value and values": ('[input]\nvalue = "x"\nvalues = ["y"]', "one of the two"),
+    "a column twice": ('[input]\nvalues = ["x", "y", "x"]', "each column once"),
     "a format of Kafka's own time": ('[input]\nat = "record"\nat_format = "s"', "input.at_format"),
     "a start that is no time": ('[input]\nstart = "yesterday"', "or earliest, latest"),
     "an unknown device": ('[learn]\ndevice = "tpu"', "not a device"),
