@@ -53,6 +53,8 @@ OPTIONS: Mapping[str, Any] = {
 class InputError(Exception):
     """The input cannot be read on; the message says what to do."""
 
+    _tagged_with_step = True  # Beam makes errors anew, with a longer message and whatever else in them lost; not this one
+
 
 class InputTrimmed(InputError):  # noqa: N818  reads as what happened
     """Records that were still to be read are gone, or the position lies beyond the log's end."""

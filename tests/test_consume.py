@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline import consume
 from pipeline.engine import LocalRunner
 from pipeline.files import File, FileReader, FileUnreadable, WideRows, instants, rows, wide_rows
-from pipeline.poller import BLOCK_RECORDS, SILENCE_SECONDS, Feed, TopicMissing, cost, named
+from pipeline.poller import BLOCK_RECORDS, SILENCE_SECONDS, Feed, InputTrimmed, TopicMissing, cost, named
 from pipeline.records import Raw, RawBlock, Source
 
 SOURCE = Source("load", 0)
@@ -251,6 +251,26 @@ def test_the_transform_reads_a_bounded_input_to_its_end_from_the_position_given(
     with beam.Pipeline(LocalRunner()) as pipeline:
         _ = pipeline | consume.read(Numbers(10), {SOURCE: 2}) | beam.Map(write_offsets, seen)
     assert Path(seen).read_text().split() == ["2,3,4", "5,6,7", "8,9"]
+
+
+@dataclass(frozen=True)
+class Trimmed:
+    """An input whose beginning is gone."""
+
+    def reader(self, wake):
+        return self
+
+    def take(self, source, position, limit):
+        raise InputTrimmed(source, position=position, earliest=7, end=9)
+
+    def close(self):
+        pass
+
+
+def test_an_error_of_the_input_leaves_the_runner_as_it_was_raised():
+    with pytest.raises(InputTrimmed, match=r"7 records are gone$") as trimmed, beam.Pipeline(LocalRunner()) as pipeline:
+        _ = pipeline | consume.read(Trimmed(), {SOURCE: 0})
+    assert (trimmed.value.source, trimmed.value.earliest) == (SOURCE, 7)
 
 
 def write_offsets(block, path):
