@@ -8,7 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from pipeline.gather import START, Rules
+from pipeline.records import Block, Raw, Rejection, Source
 
 Step = tuple[Any, ...]  # ("read", partition, records, trailing gap too, die half-way), ("mark", partition), ("commit", die half-way) ...
 
@@ -26,6 +29,21 @@ class Case(NamedTuple):
     logs: list[list[Record]]
     ends: list[int]  # positions after the last record and what control records follow it
     schedule: list[Step]
+
+
+def block(p: int, position: int, records: list[Record], end: int, now: float, *, stable: bool = False) -> Block:
+    raws, rows, names = [], [], {}
+    filtered, rejected = 0, []
+    for i, r in enumerate(records):
+        raws.append(Raw(r.offset, r.stamp, None, None))
+        filtered += r.filtered
+        if not r.observations and not r.filtered:
+            rejected.append(Rejection(i, r.offset, "not_json", "no"))
+        rows += [(names.setdefault(s, len(names)), at, value, r.stamp, i) for s, at, value in r.observations]
+    b = Block(Source("t", p), position, end, now, stable, filtered=filtered, names=list(names), records=raws, rejected=rejected)
+    if rows:
+        b.series, b.at, b.value, b.stamp, b.record = (np.array(column) for column in zip(*rows, strict=True))
+    return b
 
 
 def make(seed: int) -> Case:
@@ -47,12 +65,12 @@ def make(seed: int) -> Case:
 def make_log(rng: random.Random, p: int, rules: Rules) -> list[Record]:
     names = [f"p{p}s{i}" for i in range(rng.randint(1, 4))]
     t, wall, offset, log = rng.randint(0, 30), 0.0, 0, list[Record]()
-    calm = rng.random() < 0.4
+    calm = rng.random() < 0.25
     for _ in range(rng.choice((0, 10, 20, 30))):
         t += rng.choice((0, 0, 1, 1, 2, rules.step))
         t += rng.choice((5 * rules.step, 60)) if rng.random() < 0.03 else 0
         wall = max(wall, t + rng.random() * 3)
-        if not calm and rng.random() < 0.06:
+        if not calm and rng.random() < 0.1:
             wall += rng.uniform(5, 80)  # the producer pauses, then comes back with its backlog
         offset += rng.choice((0, 0, 0, 0, 0, 0, 1, 3))
         kind = rng.random()
@@ -74,10 +92,10 @@ def make_log(rng: random.Random, p: int, rules: Rules) -> list[Record]:
 
 def make_schedule(rng: random.Random, parts: int) -> Iterator[Step]:
     mortal = rng.random() < 0.9
-    for _ in range(rng.randint(10, 120)):
+    for _ in range(rng.randint(10, 140)):
         p = rng.randrange(parts)
         kind = rng.choices(
-            ("read", "mark", "pass", "learn", "freeze", "write", "commit", "die"), (40, 12, 14, 4, 8, 10, 14, 8 if mortal else 0)
+            ("read", "mark", "pass", "learn", "freeze", "write", "commit", "die"), (40, 12, 14, 4, 14, 14, 20, 12 if mortal else 0)
         )[0]
         match kind:
             case "read":
@@ -85,13 +103,13 @@ def make_schedule(rng: random.Random, parts: int) -> Iterator[Step]:
             case "mark":
                 yield ("mark", p)
             case "pass":
-                yield ("pass", round(rng.expovariate(1 / 6), 1))
+                yield ("pass", round(rng.expovariate(1 / 8), 1))
             case "learn":
                 yield ("learn", rng.randint(1, 9))
             case "commit":
                 yield ("commit", mortal and rng.random() < 0.1)
             case "die":
-                yield ("die", rng.random() < 0.3)
+                yield ("die", rng.random() < 0.5)
             case _:
                 yield (kind,)
 

@@ -2,8 +2,7 @@
 
 from pipeline.gather import Close, Gather, Rules, Sample
 from pipeline.records import Source
-from tests.cases import Record
-from tests.simulation import block
+from tests.cases import Record, block
 
 
 class Reader:

@@ -27,13 +27,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import xxhash
 
 from pipeline import gather
 from pipeline.gather import START, Decision, Gather, Rules
-from pipeline.records import Block, Raw, Rejection, Source
-from tests.cases import Case, Record, Step, by_its_log, changed, make, shrink, text
+from pipeline.records import Block, Source
+from tests.cases import Case, Step, block, by_its_log, changed, make, shrink, text
 
 Output = tuple[Any, ...]  # kind first; for forecasts (kind, series, cell, digest, woken)
 
@@ -106,7 +105,9 @@ class Process:
         self.goal: dict[str, Any] | None = None  # the account that recovery is to come to
         self.counts: deque[int] = deque(maxlen=3)  # how many decisions there were at the newest snapshots
         self.frozen: bytes | None = None  # a snapshot not written yet
-        self.named: tuple[int, int | None] = (0, None)  # snapshots that a commit names: the newest written, the one before
+        self.newest = 0  # the newest snapshot written
+        self.named: tuple[int | None, int | None] = (None, None)  # those that the last commit named
+        self.rested = True  # no commit since the last freeze
 
     def take(self, block: Block, share: float = 1.0) -> None:
         events = self.gather.add(block)
@@ -200,6 +201,9 @@ class Process:
     def commit(self, disk: Disk) -> list[Callable[[], None]]:
         """The durable acts of a commit; a process may die between any two. There is one: the transaction."""
         outputs, self.outputs = self.outputs, []
+        if self.newest != self.named[0]:
+            self.named = (self.newest, self.named[0])
+        self.rested = False
         record = {"snapshot": self.named[0], "before": self.named[1], "account": self.account(), "god": canonical(self)}
         return [lambda: disk.commit(outputs, record)]
 
@@ -249,21 +253,6 @@ def canonical(process: Process) -> Any:
 # The world around it
 
 
-def block(p: int, position: int, records: list[Record], end: int, now: float, *, stable: bool = False) -> Block:
-    raws, rows, names = [], [], {}
-    filtered, rejected = 0, []
-    for i, r in enumerate(records):
-        raws.append(Raw(r.offset, r.stamp, None, None))
-        filtered += r.filtered
-        if not r.observations and not r.filtered:
-            rejected.append(Rejection(i, r.offset, "not_json", "no"))
-        rows += [(names.setdefault(s, len(names)), at, value, r.stamp, i) for s, at, value in r.observations]
-    b = Block(Source("t", p), position, end, now, stable, filtered=filtered, names=list(names), records=raws, rejected=rejected)
-    if rows:
-        b.series, b.at, b.value, b.stamp, b.record = (np.array(column) for column in zip(*rows, strict=True))
-    return b
-
-
 @dataclass
 class World:
     """A case being played: the clock, the disk, and the process that is alive."""
@@ -282,12 +271,13 @@ class World:
         self.process = process = self.process_type(self.case.rules, sources(self.case))
         record = self.disk.record
         if record is None:
-            process.named = (self.disk.write(process.freeze()), None)
+            process.newest = self.disk.write(process.freeze())
             return
         snapshot = record["snapshot"]
         if self.disk.snapshots[snapshot] is None:
             snapshot = record["before"]
         process.thaw(self.disk.snapshots[snapshot])
+        process.newest = snapshot
         process.named = (snapshot, record["before"] if snapshot == record["snapshot"] else None)
         process.repeat(record["account"])
         self.recover()
@@ -348,12 +338,14 @@ class World:
                 self.process.learner.learn()
 
     def _freeze(self) -> None:
-        if self.process.goal is None and self.process.frozen is None:
-            self.process.frozen = self.process.freeze()
+        process = self.process
+        if process.goal is None and process.frozen is None and not process.rested:
+            process.frozen = process.freeze()
+            process.rested = True
 
     def _write(self) -> None:
         if self.process.frozen is not None:
-            self.process.named = (self.disk.write(self.process.frozen), self.process.named[0])
+            self.process.newest = self.disk.write(self.process.frozen)
             self.process.frozen = None
 
     def _commit(self, torn: bool = False) -> None:

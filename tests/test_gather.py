@@ -4,11 +4,10 @@ import math
 
 import pytest
 
-from pipeline.gather import START, Admit, Close, Decision, Forget, LedgerBroken, Refused, Sample, TooLate
+from pipeline.gather import START, Admit, Close, Decision, Forget, Gather, LedgerBroken, Refused, Sample, TooLate
 from pipeline.records import Source
-from tests.cases import Record
+from tests.cases import Record, block
 from tests.reading import Reader, behind_learning, only
-from tests.simulation import block
 
 # Clocks and lateness
 
@@ -276,16 +275,23 @@ def test_the_quota_is_each_partitions_own():
 
 
 def test_a_series_without_data_for_long_gives_up_its_place_by_its_partitions_clock():
+    r = Reader(quota=2, forget_after=100)
+    r.read(0, ("a", 0), ("b", 100))
+    assert only(r.read(0, ("c", 100)), Refused)
+    assert only(r.read(0, ("b", 101), ("c", 101)), Admit)
+
+
+def test_an_explicit_null_keeps_a_series_its_place():
+    r = Reader(quota=2, forget_after=100)
+    r.read(0, ("a", 0), ("a", 50, math.nan), ("b", 101))
+    assert only(r.read(0, ("c", 101)), Refused)
+
+
+def test_what_is_refused_moves_no_clock():
     r = Reader(quota=1, forget_after=100)
-    r.read(0, ("a", 0))
-    assert only(r.read(0, ("b", 100)), Refused)
-    r.read(0, ("a", 100, math.nan))
-    assert only(r.read(0, ("b", 200)), Refused)
-    r.read(0, ("a", 150), ("a", 151, math.nan))
-    assert r.gather.forgotten == 0
-    r = Reader(quota=1, forget_after=100)
-    r.read(0, ("a", 0), [("b", 101), ("a", 102)])
-    assert r.gather.forgotten == 0, "nothing that is refused moves the clock"
+    r.read(0, ("a", 0), ("b", 500))
+    assert r.part().clock == 0
+    assert "a" in r.gather.names
 
 
 def test_a_forgotten_series_is_forgotten_with_the_first_instant_after_the_clock_that_left_it_behind():
@@ -310,6 +316,14 @@ def test_what_is_held_or_open_of_a_forgotten_series_is_released_and_learnt_befor
     assert r.gather.series[slot][0] == "b"
     assert kinds.index(("Sample", 50)) < kinds.index(("Forget", None))
     assert any((slot, 50, 1.0) in e.cells for e in only(events[: kinds.index(("Forget", None))], Close))
+
+
+def test_a_series_on_its_way_out_is_forgotten_after_a_restore_as_well():
+    r = Reader(forget_after=100)
+    r.read(0, ("a", 0), ("b", 105))
+    r.gather = Gather.restore(r.gather.rules, r.gather.state())
+    assert "a" not in r.gather.names
+    assert len(only(r.read(0, ("b", 115), ("b", 120)), Forget)) == 1
 
 
 def test_a_slot_is_given_to_another_series_only_after_the_block_in_which_it_was_forgotten():

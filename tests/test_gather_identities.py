@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from pipeline.gather import Admit, Close, Forget, Gather, Refused, Sample, TooLate
-from tests.cases import changed, make
-from tests.simulation import block, sources
+from tests.cases import block, changed, make
+from tests.simulation import sources
 
 CASES = [make(seed) for seed in range(120)]
 

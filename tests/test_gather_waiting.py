@@ -4,8 +4,8 @@ import pytest
 
 from pipeline.gather import Close, Decision, Gather, LedgerBroken, Sample, TooLate
 from pipeline.records import Source
+from tests.cases import block
 from tests.reading import Reader, behind_learning, only
-from tests.simulation import block
 
 # Idling
 
