@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import functools
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 
 import apache_beam as beam
 import pytest
 
 from pipeline.engine import LocalRunner
 
-DEVIATIONS: dict[str, str] = {}
+DEVIATIONS: dict[str, str] = {
+    "test_batch_pardo_trigger_flush": "Beam skips it everywhere: it is no test of a runner",
+    "test_large_elements": "Beam skips it everywhere: flaky",
+    "test_pardo_large_input": "Beam skips it everywhere: it is no test of a runner",
+    "test_pardo_side_input_sparse_dependencies": "Beam skips it everywhere: its fusion makes a cycle",
+    "test_teststream_pardo_timers": "Beam skips it everywhere: no runner of this kind has TestStream",
+}
+# They wait for the wall clock, 14 s each: all at once.
+SLEEPERS = ("test_pardo_et_timer_with_no_firing", "test_pardo_et_timer_with_no_reset", "test_pardo_et_timer_with_no_reset_and_no_clear")
 
 
 @functools.cache
@@ -29,15 +38,31 @@ def suite() -> type[unittest.TestCase]:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.config.addinivalue_line("markers", "it_validatesrunner: Beam's own")  # its module cannot be imported without
-    metafunc.parametrize("name", unittest.TestLoader().getTestCaseNames(suite()))
+    if "name" in metafunc.fixturenames:
+        metafunc.parametrize("name", unittest.TestLoader().getTestCaseNames(suite()))
+
+
+def faults(name: str) -> list[str]:
+    """What one of Beam's tests complains of; being skipped is a complaint."""
+    result = unittest.TestResult()
+    suite()(name).run(result)
+    return [text for _, text in (*result.errors, *result.failures, *result.skipped)]
+
+
+@functools.cache
+def faults_of_sleepers() -> dict[str, list[str]]:
+    with ThreadPoolExecutor(len(SLEEPERS)) as pool:
+        return dict(zip(SLEEPERS, pool.map(faults, SLEEPERS), strict=True))
 
 
 @pytest.mark.filterwarnings("ignore")  # Beam's tests warn by themselves
 def test_conforms(name: str) -> None:
-    result = unittest.TestResult()
-    suite()(name).run(result)
-    faults = [*result.errors, *result.failures, *result.skipped]
+    found = faults_of_sleepers()[name] if name in SLEEPERS else faults(name)
     if name in DEVIATIONS:
-        assert faults, f"{name} passes: strike it from the table"
+        assert found, f"{name} passes: strike it from the table"
     else:
-        assert not faults, faults[0][1]
+        assert not found, found[0]
+
+
+def test_the_table_of_deviations_names_tests_that_exist() -> None:
+    assert set(DEVIATIONS) <= set(unittest.TestLoader().getTestCaseNames(suite()))

@@ -63,6 +63,11 @@ class Worker:
             self._release(processor)
         return outcome
 
+    @property
+    def waiting(self) -> bool:
+        """There are bundle finalizers to call."""
+        return bool(self._unfinalized)
+
     def finalize(self) -> None:
         """Tell bundle finalizers that what their bundles did is now safe."""
         for processor in self._unfinalized:

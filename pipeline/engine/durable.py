@@ -7,6 +7,7 @@ outputs muted, and stands exactly where the commit was made. This is the only wa
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +26,9 @@ FREEZING = 0.05
 # Work is scarce when little comes in; once a minute all the same, so that the decisions that an account repeats stay few and
 # the input that a recovery reads again is still there.
 AT_LEAST_EVERY = 12  # times `snapshot_every_s`
+# When a commit is due and nothing has changed, look again after this part of the interval: a sample after silence waits
+# no longer than that, and the account is not made for every mark of an idle source.
+UNCHANGED = 0.1
 
 
 class Ledger:
@@ -45,6 +49,8 @@ class Ledger:
         self._next_freeze = 0.0
         self._last_freeze = 0.0
         self._repeatable = 0.0  # s of work since the last snapshot was frozen
+        self._frozen_at = -1  # commits made when it was
+        self._rested = False  # no bundle since the last look at the account
         self._pressing = False  # a snapshot is wanted at the next quiet moment
 
     def recover(self) -> bool:
@@ -80,13 +86,17 @@ class Ledger:
     def worked(self, seconds: float) -> None:
         """A bundle took this long, and would again."""
         self._repeatable += seconds
+        self._rested = False
 
     def due(self) -> float:
-        """When to come back at the latest (monotonic clock, s)."""
-        return time.monotonic() + 1.0 if self.repeating else max(self._next_commit, time.monotonic())
+        """When to come back at the latest (monotonic clock, s), if no bundle runs before."""
+        return math.inf if self._rested or self.repeating else self._next_commit
 
-    def quiet(self) -> bool:
-        """Everything read is processed or put off: do what is due. True if it committed."""
+    def quiet(self, *, wanted: bool) -> bool:
+        """Everything read is processed or put off: do what is due. True if it committed.
+
+        `wanted`: somebody waits to be told of a commit, so that one is made though the account is the same.
+        """
         if self._repeating is not None:
             if not self._how.live.repeated():
                 return False
@@ -96,21 +106,23 @@ class Ledger:
         if self._freeze_due(now):
             name, frozen = self._freeze()
             self._writing = name, self._writer.submit(self._write, name, frozen)
-        if now < self._next_commit:
+        if now < self._next_commit or self._rested:
             return False
-        self._next_commit = now + self._how.interval_s
-        return self._commit()
+        self._rested = True
+        committed = self._commit(wanted=wanted)
+        self._next_commit = now + self._how.interval_s * (1.0 if committed else UNCHANGED)
+        return committed
 
-    def finish(self) -> bool:
-        """The job ends: a last snapshot, named by a last commit, so that nothing has to be repeated."""
+    def finish(self, *, wanted: bool) -> bool:
+        """The job ends: a last snapshot, named by a last commit, so that nothing has to be repeated. True if it committed."""
         if self.repeating:
             return False  # nothing is new since the commit that it starts from
         self._collect(wait=True)
-        if self._repeatable > 0:
+        if self._how.live.account() != self._account or self._commits != self._frozen_at:
             name, frozen = self._freeze()
             self._write(name, frozen)
             self._newest = name
-        return self._commit()
+        return self._commit(wanted=wanted)
 
     def close(self) -> None:
         self._writer.shutdown(wait=True)
@@ -120,9 +132,9 @@ class Ledger:
         self._how.committer.mute(False)  # noqa: FBT003
         self._repeating = None
 
-    def _commit(self) -> bool:
+    def _commit(self, *, wanted: bool) -> bool:
         account = self._how.live.account()
-        if account == self._account and self._newest == self._named[0]:
+        if account == self._account and self._newest == self._named[0] and not wanted:
             return False
         named = self._named if self._newest == self._named[0] else (self._newest, self._named[0])
         record: dict[str, Any] = {
@@ -136,12 +148,16 @@ class Ledger:
         self._how.committer.commit(record)
         self._how.point("after_commit")
         self._commits, self._account, self._named = record["number"], account, named
-        self._folder.keep({*named, self._writing[0] if self._writing else None})
+        self._clean()
         return True
 
+    def _clean(self) -> None:
+        """Remove the snapshots that no commit names and none will."""
+        self._folder.keep({*self._named, self._newest, self._writing[0] if self._writing else None})
+
     def _freeze_due(self, now: float) -> bool:
-        if self._writing is not None or now < self._next_freeze or self._repeatable <= 0:
-            return False
+        if self._writing is not None or now < self._next_freeze or self._commits == self._frozen_at:
+            return False  # at work already, too early, or nothing new: without progress there are no commits
         every = self._how.snapshot_every_s
         return self._pressing or self._repeatable >= every or now - self._last_freeze >= AT_LEAST_EVERY * every
 
@@ -152,7 +168,7 @@ class Ledger:
         self._how.live.snapshotted()
         self._last_freeze = time.monotonic()
         self._next_freeze = self._last_freeze + (self._last_freeze - started) / FREEZING
-        self._repeatable, self._pressing = 0.0, False
+        self._repeatable, self._pressing, self._frozen_at = 0.0, False, self._commits
         # Names sort by age; the random end keeps apart those of a start that crashed and of the one that followed.
         return f"{self._commits:012d}-{time.time_ns():020d}-{secrets.token_hex(4)}", frozen
 
@@ -169,6 +185,7 @@ class Ledger:
         name, written = self._writing
         written.result()
         self._writing, self._newest = None, name
+        self._clean()
 
     def _load(self, record: dict[str, Any]) -> tuple[str, image.Image]:
         """The snapshot that a commit names, or the one before if it is damaged."""

@@ -82,7 +82,7 @@ class Job:
                 self._rest()
         if self._ending == PipelineState.DONE:
             self._settle()
-            if self._ledger is not None and self._ledger.finish():
+            if self._ledger is not None and self._ledger.finish(wanted=self._waiting()):
                 self._finalize()
 
     def _start(self) -> None:
@@ -157,8 +157,12 @@ class Job:
 
     def _quiet(self) -> None:
         """Nothing is under way: the moment for what has to be consistent."""
-        if self._ledger is not None and self._ledger.quiet():
+        if self._ledger is not None and self._ledger.quiet(wanted=self._waiting()):
             self._finalize()
+
+    def _waiting(self) -> bool:
+        """Bundle finalizers wait for a commit."""
+        return any(stage.worker.waiting for stage in self._graph.stages)
 
     def _finalize(self) -> None:
         for stage in self._graph.stages:

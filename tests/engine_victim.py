@@ -1,0 +1,26 @@
+"""A process that runs the small pipeline and dies by SIGKILL where it is told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import Counter
+from pathlib import Path
+
+from engine_world import World
+
+
+def live(folder: Path, numbers: dict[str, list[int]], where: str, nth: int) -> None:
+    """Run to the end, or be killed at the nth time that the named point is passed; "time": after so many milliseconds."""
+    seen: Counter[str] = Counter()
+
+    def point(at: str) -> None:
+        seen[at] += 1
+        if at == where and seen[at] == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if where == "time":
+        threading.Timer(nth / 1000, os.kill, (os.getpid(), signal.SIGKILL)).start()
+    World(folder, numbers).run(point, snapshot_every_s=0.01).wait_until_finish()
+    os._exit(0)  # a timer that has not gone off is of no use any more
