@@ -131,7 +131,7 @@ def demo(
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})
-def run(  # noqa: PLR0913
+def run(
     context: typer.Context,
     config: Config = None,
     topic: Topic = None,
@@ -147,11 +147,7 @@ def run(  # noqa: PLR0913
 ) -> None:
     """Forecast every series of a topic, on your brokers, until stopped. Ctrl-C or SIGTERM commits and ends.
 
-    Examples:
-
-        tidecast run --topic meters --step 15min
-
-        tidecast run -c tidecast.toml -- --runner=FlinkRunner --flink_master=localhost:8081
+    Example: tidecast run --topic meters --step 15min
     """
     with outcomes():
         flags = {
@@ -177,7 +173,7 @@ def run(  # noqa: PLR0913
 
 
 @app.command()
-def replay(  # noqa: PLR0913
+def replay(
     file: Annotated[Path, typer.Argument(help="CSV (also .gz), Parquet or NDJSON.")],
     config: Config = None,
     step: Step = None,
@@ -232,6 +228,48 @@ def check(config: Config = None, assign: Assign = None, as_json: Json = False) -
             raise typer.Exit(FAILED)
 
 
+@topics_app.command()
+def plan(
+    config: Config = None,
+    topic: Topic = None,
+    bootstrap: Bootstrap = None,
+    step: Step = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """What is missing or different; changes nothing. Example: tidecast topics plan --topic meters --step 15min"""
+    with outcomes():
+        settings = settings_from(config, assign, {"input.topics": topic, "kafka.bootstrap": bootstrap, "series.step": step})
+        from pipeline import operate
+
+        found = operate.plan_topics(settings)
+        if as_json:
+            print_json({"differences": [d._asdict() for d in found]})
+        else:
+            sys.stdout.write("".join(f"{d.topic} {d.what}\n" for d in found) or "the topics are right\n")
+
+
+@topics_app.command()
+def apply(
+    config: Config = None,
+    topic: Topic = None,
+    bootstrap: Bootstrap = None,
+    step: Step = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Make the topics that are missing. Example: tidecast topics apply --topic meters --step 15min"""
+    with outcomes():
+        settings = settings_from(config, assign, {"input.topics": topic, "kafka.bootstrap": bootstrap, "series.step": step})
+        from pipeline import operate
+
+        made = operate.apply_topics(settings)
+        if as_json:
+            print_json({"made": made})
+        else:
+            sys.stdout.write("".join(f"made {name}\n" for name in made) or "nothing was missing\n")
+
+
 Folder = Annotated[Path | None, typer.Option(help="Where the broker keeps its data.")]
 
 
@@ -264,7 +302,7 @@ def up(
         from pipeline import broker
         from pipeline.jars import fetch
 
-        libs = fetch(base=jars) if jars else None
+        libs = fetch(repository=jars) if jars else None
         report_broker(broker.up(folder_or_default(folder), port=port, libs=libs), as_json=as_json)
 
 

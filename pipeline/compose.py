@@ -47,13 +47,20 @@ class Voice(NamedTuple):
 class Issued(Protocol):
     """The part of a learner's step that is told here; shapes as in models.learner.Step."""
 
-    point: np.ndarray  # (N, H)
-    quantiles: np.ndarray  # (N, Q, H)
-    by: np.ndarray  # (N, H)
-    reason: np.ndarray  # (N, H)
-    cold: np.ndarray  # (N,)
-    observations: np.ndarray  # (N,)
-    updates: int
+    @property
+    def point(self) -> np.ndarray: ...  # (N, H)
+    @property
+    def quantiles(self) -> np.ndarray: ...  # (N, Q, H)
+    @property
+    def by(self) -> np.ndarray: ...  # (N, H)
+    @property
+    def reason(self) -> np.ndarray: ...  # (N, H)
+    @property
+    def cold(self) -> np.ndarray: ...  # (N,)
+    @property
+    def observations(self) -> np.ndarray: ...  # (N,)
+    @property
+    def updates(self) -> int: ...
 
 
 class Told(NamedTuple):
@@ -188,12 +195,18 @@ def _as_rows(t: Told, voice: Voice, point: list[float], quantiles: list[list[flo
 class Scored(Protocol):
     """The scores of a learner's step, per sample and lead; shapes as in models.learner.Step."""
 
-    scored: np.ndarray  # (N, H)
-    s_point: np.ndarray  # (N, H)
-    s_by: np.ndarray  # (N, H)
-    s_baseline: np.ndarray  # (N, H)
-    s_baseline_point: np.ndarray  # (N, H)
-    covered: np.ndarray  # (N, H, B)
+    @property
+    def scored(self) -> np.ndarray: ...  # (N, H)
+    @property
+    def s_point(self) -> np.ndarray: ...  # (N, H)
+    @property
+    def s_by(self) -> np.ndarray: ...  # (N, H)
+    @property
+    def s_baseline(self) -> np.ndarray: ...  # (N, H)
+    @property
+    def s_baseline_point(self) -> np.ndarray: ...  # (N, H)
+    @property
+    def covered(self) -> np.ndarray: ...  # (N, H, B)
 
 
 def scores(step: Scored, told: Sequence[Told], voice: Voice, *, since: int) -> list[Message]:

@@ -8,7 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +81,14 @@ def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> dict[str,
             bootstrap = stack.enter_context(Broker(folder / "broker", die_with_parent=True)).bootstrap
         settings = settings_for(bootstrap, folder, f"demo-{time.strftime('%H%M%S')}")
         operate.log_to_stderr(level="warning")
-        operate.make_topics(settings, {settings.input.topics[0]: PARTITIONS})
+        operate.apply_topics(settings)
+        operate.make_topic(settings, settings.input.topics[0], PARTITIONS)
         err.print(f"replaying half-hours of New York's taxis and 20 synthetic series into {settings.input.topics[0]} at {bootstrap}")
         stop = stack.enter_context(operate.until_told_to_stop())
         allow = stack.enter_context(producer(bootstrap, settings.input.topics[0]))
         watch = threading.Thread(target=_watch, args=(stop, allow, seconds, None if quiet else err), daemon=True)
         watch.start()
-        result = operate.run(settings, stop=stop, takes_topics_for_granted=True)
+        result = operate.run(settings, stop=stop)
         watch.join(5)
     if stop.interrupted:
         raise KeyboardInterrupt
@@ -98,7 +99,7 @@ def _watch(stop: operate.Stop, allow: Callable[[int], None], seconds: float, out
     """Pace the producer by what has been read, draw the table, and end the demo after `seconds` of streaming."""
     began: float | None = None
     live = Live(Text("waiting for the first forecasts ..."), console=out, refresh_per_second=4, screen=False) if out else None
-    with live or suppress():
+    with live or nullcontext():
         allow(STEPS_AHEAD)
         while not stop.wait(0.05):
             seen = operate.now_at()

@@ -13,7 +13,7 @@ from pipeline.records import Block, Message, RawBlock, decode_block, encode_bloc
 SHARD = b"0"  # one global model: the largest batches; more shards are independent learners, for a cluster
 
 
-class BlockCoder(coders.Coder):  # type: ignore[misc]
+class BlockCoder(coders.Coder):
     """Columns as they lie in memory; without it Beam would pickle."""
 
     def encode(self, value: Block) -> bytes:

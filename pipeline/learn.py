@@ -19,12 +19,13 @@ import numpy as np
 import xxhash
 from apache_beam import coders
 from apache_beam.transforms import userstate
+
 from models.learner import EXPERTS, REASONS, Cells, Config, Learner, Step
 from models.learner import Decision as Learnt
-
-from pipeline import compose, gather
+from pipeline import compose, events
 from pipeline.compose import Told, Voice
-from pipeline.gather import Gather, Rules
+from pipeline.events import Rules
+from pipeline.gather import Gather
 from pipeline.metrics import Metrics, lead_bucket
 from pipeline.records import Block, Message, Source
 from pipeline.rejected import rejection_message
@@ -42,8 +43,10 @@ class Spec(NamedTuple):
     rejected_max_bytes: int
     watched: tuple[str, ...]  # the few series that are looked at one by one
     version: str  # of the program, for rejected records
+    close_at_end: bool = False  # a bounded source that has ended closes what its data has left open
 
 
+EARLIEST = events.START
 QUIET_SECONDS = 1.0  # without a sample for so long, queued learning delays nobody
 STATUS_SECONDS = 0.5
 
@@ -62,8 +65,8 @@ class Shard:
         self.gather = part or Gather(spec.rules, spec.sources)
         self.learner = learner or Learner(spec.config)
         self.token = TOKEN + uuid.uuid4().hex.encode()
-        self.queue: deque[gather.Close] = deque()  # passed, not learnt yet
-        self.learnt = gather.START  # the last instant learnt
+        self.queue: deque[events.Close] = deque()  # passed, not learnt yet
+        self.learnt = events.START  # the last instant learnt
         self.windows = 0
         self.published = dict.fromkeys(("forecasts", "scores", "late", "rejected"), 0)
         self.digest = 0  # a sum over what was published, so that the order of partitions does not show
@@ -92,6 +95,8 @@ class Shard:
             )
             out.append(message)
         out += self.follow(self.gather.add(block))
+        if block.ended and self.spec.close_at_end:
+            out += self.follow(self.gather.close_all())
         if len(block.at):
             self.arrived = block.now
         elif self.queue and (block.ended or block.now - self.arrived >= QUIET_SECONDS):
@@ -101,30 +106,30 @@ class Shard:
         self._count(block, out)
         return out
 
-    def follow(self, events: Iterable[gather.Event]) -> list[Message]:
+    def follow(self, told: Iterable[events.Event]) -> list[Message]:
         """Do what event time says, in order, many series at a time."""
         out: list[Message] = []
-        waiting: list[gather.Sample] = []
-        for event in events:
+        waiting: list[events.Sample] = []
+        for event in told:
             match event:
-                case gather.Sample():
+                case events.Sample():
                     if self.queue and self.queue[0].instant <= event.generation:
                         out += self._arrive(waiting)
                         waiting = []
                         while self.queue and self.queue[0].instant <= event.generation:
                             out += self.learn_next()
                     waiting.append(event)
-                case gather.Close():
+                case events.Close():
                     self.queue.append(event)
-                case gather.Admit(slot, _, key):
+                case events.Admit(slot, _, key):
                     self.learner.admit(slot, key)
-                case gather.Forget(slot):
+                case events.Forget(slot):
                     out += self._arrive(waiting)
                     waiting = []
                     self.learner.forget(np.array([slot]))
-                case gather.TooLate():
+                case events.TooLate():
                     out.append(compose.late(event.source, event.offset, event.series, event.at, event.value, event.late, self.voice))
-                case gather.Refused():
+                case events.Refused():
                     spec = self.spec
                     out.append(
                         rejection_message(
@@ -132,13 +137,13 @@ class Shard:
                             max_bytes=spec.rejected_max_bytes,
                         )
                     )  # fmt: skip
-                case gather.Decision():
+                case events.Decision():
                     out.append(self._woke(event))
         return out + self._arrive(waiting)
 
-    def _arrive(self, samples: list[gather.Sample]) -> list[Message]:
+    def _arrive(self, samples: list[events.Sample]) -> list[Message]:
         """Batches in which every series stands once; each series in its own order."""
-        batches: dict[tuple[int, int], list[gather.Sample]] = {}
+        batches: dict[tuple[int, int], list[events.Sample]] = {}
         turn: dict[int, int] = {}
         for sample in samples:
             turn[sample.slot] = n = turn.get(sample.slot, -1) + 1
@@ -148,7 +153,7 @@ class Shard:
             out += self._step(batch, generation)
         return out
 
-    def _step(self, batch: list[gather.Sample], generation: int) -> list[Message]:
+    def _step(self, batch: list[events.Sample], generation: int) -> list[Message]:
         step_us = self.spec.rules.step
         cells = Cells(
             slot=np.array([s.slot for s in batch], np.int64),
@@ -184,7 +189,7 @@ class Shard:
     def _decided(self, d: Learnt, instant: int) -> Message:
         return compose.decision(d.kind, instant, self.voice, cause=d.cause, numbers=d.numbers, identified_by=("default", instant, d.cause))
 
-    def _woke(self, d: gather.Decision) -> Message:
+    def _woke(self, d: events.Decision) -> Message:
         numbers = {"topic": d.source.topic, "partition": d.source.partition, "position": d.position, "instant": d.instant}
         cause = "a partition came back behind learning"
         return compose.decision("wake", d.instant, self.voice, cause=cause, numbers=numbers, identified_by=tuple(numbers.values()))
@@ -230,8 +235,8 @@ class Shard:
             "series": len(g.series),
             "held": sum(len(q.held) + len(q.aside) for q in g.parts.values()),
             "idle": sum(q.idle for q in g.parts.values()),
-            "watermark": g.reached if g.reached > gather.START else None,
-            "clock": max((q.clock for q in g.parts.values()), default=gather.START),
+            "watermark": g.reached if g.reached > events.START else None,
+            "clock": max((q.clock for q in g.parts.values()), default=events.START),
             "published": dict(self.published),
             "learner": self.learner.summary(),
             "by_series": {name: self.learner.summary(slot=g.names[name]) for name in self.spec.watched if name in g.names},
@@ -260,9 +265,9 @@ class Shard:
         """Read exactly to where the account stands, and no wall clock meanwhile."""
         g = self.gather
         total = g.dropped_decisions + len(g.decisions)
-        later = [gather.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
+        later = [events.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
         later = later[total - account["decisions_before"] :]
-        ends = [gather.Decision(Source(t, p), position, account["reached"]) for t, p, position in account["positions"]]
+        ends = [events.Decision(Source(t, p), position, account["reached"]) for t, p, position in account["positions"]]
         self._owe(g.repeat([*later, *ends]))
 
     def resume(self, account: dict[str, Any]) -> bool:
@@ -272,13 +277,13 @@ class Shard:
             self._owe_messages(self.learn_next())
         same = f"{self.digest:032x}" == account["digest"] and self.learner.digest() == account["weights"]
         self.owed = []  # repeated, and published long ago
-        g.decisions = [gather.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
+        g.decisions = [events.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
         g.dropped_decisions = account["decisions_before"]
         self._owe(g.resume(account["flags"]))
         return same
 
-    def _owe(self, events: list[gather.Event]) -> None:
-        self._owe_messages(self.follow(events))
+    def _owe(self, told: list[events.Event]) -> None:
+        self._owe_messages(self.follow(told))
 
     def _owe_messages(self, messages: list[Message]) -> None:
         self.owed += messages
@@ -309,7 +314,7 @@ class Shard:
         # Fixed at the first start, whatever the clock says now.
         spec = spec._replace(publish_from=rest["publish_from"])
         self = cls(spec, part=Gather.restore(spec.rules, part), learner=Learner.restore(spec.config, learner))
-        self.queue = deque(gather.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
+        self.queue = deque(events.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
         self.learnt, self.windows, self.published = rest["learnt"], rest["windows"], rest["published"]
         self.digest = int(rest["digest"], 16)
         self.snapshots.extend(rest["snapshots"])
@@ -322,7 +327,7 @@ class FrozenShard(NamedTuple):
     data: bytes
 
 
-class ShardCoder(coders.Coder):  # type: ignore[misc]
+class ShardCoder(coders.Coder):
     """By reference where the engine keeps state in this process, by value anywhere else; reads both."""
 
     def encode(self, value: Shard | FrozenShard) -> bytes:
@@ -344,7 +349,7 @@ CELL = userstate.ReadModifyWriteStateSpec("shard", ShardCoder())
 LIVE_CELL = beam.DoFn.StateParam(CELL)
 
 
-class Learn(beam.DoFn):  # type: ignore[misc]
+class Learn(beam.DoFn):
     """(shard, block) in, lists of messages out."""
 
     def __init__(self, spec: Spec) -> None:

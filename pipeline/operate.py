@@ -8,30 +8,356 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import apache_beam as beam
 import structlog
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.runner import PipelineState
 from kafka.errors import KafkaError
 from prometheus_client import CollectorRegistry
 
 from models.learner import Config
-from pipeline import broker, consume, engine, learn, metrics, publish, topics
-from pipeline.decode import Decoder, decoder_settings
+from pipeline import consume, engine, learn, metrics, publish, topics
+from pipeline.decode import Decoder, shape_of
+from pipeline.events import LedgerBroken, Rules
 from pipeline.flow import flow
-from pipeline.gather import LedgerBroken, Rules
 from pipeline.learn import LiveShard, Spec
 from pipeline.metrics import Metrics
+from pipeline.jars import BrokerError
+from pipeline.quantities import instant
 from pipeline.records import Source
 from pipeline.settings import Settings, kafka_options
 from pipeline.summary import summary
 
 LOG = structlog.get_logger()
 
-# Errors that say themselves what to do, and the command's exit code for each; everything else is a bug.
-NAMED: tuple[tuple[type[BaseException], int], ...] = ()
+LOST = 78
+FENCED = 70
+FAILED = 1
+
+# Errors that say themselves what to do, and the command's exit code for each; everything else is a bug. The first that fits counts.
+NAMED: tuple[tuple[type[BaseException], int], ...] = (
+    (publish.Fenced, FENCED),
+    (publish.StillAlive, FENCED),
+    (engine.StateLost, LOST),
+    (consume.InputTrimmed, LOST),
+    (consume.InputError, FAILED),
+    (consume.FileUnreadable, FAILED),
+    (publish.PublishError, FAILED),
+    (topics.TopicsError, FAILED),
+    (metrics.PortTaken, FAILED),
+    (engine.EngineError, FAILED),
+    (LedgerBroken, FAILED),
+    (BrokerError, FAILED),
+    (KafkaError, FAILED),
+)
+
+# After these the engine starts again in this process, from the last commit: the brokers were away, or an answer was lost.
+AGAIN: tuple[type[BaseException], ...] = (publish.CommitLost,)
+PATIENCE_SECONDS = 600.0  # without a single commit in between; then the process ends, and whoever supervises it decides
+
+
+class Stop(threading.Event):
+    """Set when it is time to end; `interrupted` when that was Ctrl-C."""
+
+    interrupted = False
+
+
+@contextmanager
+def until_told_to_stop() -> Iterator[Stop]:
+    """Turns Ctrl-C and SIGTERM into a wish to stop; the second Ctrl-C is Python's own."""
+    stop = Stop()
+
+    def told(number: int, _: object) -> None:
+        stop.interrupted = number == signal.SIGINT
+        stop.set()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def log_to_stderr(level: str = "info") -> None:
+    """Human lines on a terminal, JSON anywhere else."""
+    human = sys.stderr.isatty()
+    shared: list[Any] = [structlog.processors.add_log_level, structlog.processors.TimeStamper(fmt="iso", utc=True)]
+    structlog.configure(
+        processors=[*shared, structlog.dev.ConsoleRenderer() if human else structlog.processors.JSONRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
+    logging.getLogger("kafka").setLevel(logging.ERROR)  # it tells of every reconnection; what matters, we say ourselves
+
+
+def rules_of(settings: Settings, sources: int) -> Rules:
+    return Rules(
+        step=settings.series.step,
+        grid=settings.window.span,
+        disorder=settings.time.disorder,
+        learn_ahead=settings.learn.learn_ahead,
+        idle_after=settings.time.idle_after / 1e6,
+        max_hold=settings.time.max_hold / 1e6,
+        max_skew=settings.input.max_skew,
+        quota=math.ceil(1.1 * settings.series.max_series / max(sources, 1)),
+        forget_after=settings.series.forget_after,
+    )
+
+
+def config_of(settings: Settings) -> Config:
+    chosen = {name: getattr(settings.learn, name) for name in ("rate", "truncation", "replay")}
+    return Config(
+        horizon=settings.forecast.horizon,
+        season=settings.series.season[0] if settings.series.season else None,
+        levels=settings.forecast.levels,
+        model=settings.forecast.model,
+        min_scores=settings.forecast.min_scores,
+        rows=settings.learn.rows,
+        seed=settings.learn.seed,
+        device=settings.learn.device,
+        step_us=settings.series.step,
+        **{name: value for name, value in chosen.items() if value is not None},
+    )
+
+
+def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> Spec:
+    """`now` (s) is the first start, for whoever asked to publish from there; a snapshot keeps it."""
+    since = {"earliest": learn.EARLIEST, "first_start": int(now * 1e6)}
+    publish_from = settings.forecast.publish_from
+    return Spec(
+        application=settings.application,
+        rules=rules_of(settings, len(sources)),
+        config=config_of(settings),
+        sources=sources,
+        layout=settings.output.layout,
+        publish_from=since[publish_from] if isinstance(publish_from, str) else publish_from,
+        rejected_max_bytes=settings.output.rejected_max_bytes,
+        watched=settings.metrics.series,
+        version=version("tidecast"),
+    )
+
+
+class Seen(NamedTuple):
+    """What a table or a pacer sees of a run in this process, now."""
+
+    status: Mapping[str, Any]
+    consumed: int
+    lag: int
+    commits: int
+    latency_ms: Mapping[str, float | None]
+
+
+PUBLISHER: publish.KafkaPublisher | None = None  # of the run in this process
+
+
+def now_at() -> Seen:
+    """How far the run in this process is; reads numbers only, so any thread may ask."""
+    shard = next(iter(learn.LIVE.values()), None)
+    consumed = sum(part.consumed for part in shard.gather.parts.values()) if shard is not None else 0
+    publisher = PUBLISHER
+    latency = publisher.latency_ms() if publisher is not None else {"p50": None, "p99": None}
+    return Seen(dict(learn.STATUS), consumed, sum(consume.lag().values()), publisher.commits if publisher is not None else 0, latency)
+
+
+def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str, Any]:
+    """The pipeline on the user's brokers until `stop` is set; returns the summary.
+
+    Raises what NAMED lists. Broker trouble is waited out: the engine starts again from the last commit.
+    """
+    registry = CollectorRegistry()
+    learn.METRICS = Metrics(registry)
+    began = time.monotonic()
+    with metrics.serve(registry, settings.metrics.address):
+        patience = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            before = PUBLISHER.commits if PUBLISHER is not None else 0
+            try:
+                return live(settings, stop=stop, take_over=take_over, began=began)
+            except AGAIN as error:
+                take_over = True  # the instance that may still seem alive was this one
+                if PUBLISHER is not None and PUBLISHER.commits > before:
+                    patience = time.monotonic() + PATIENCE_SECONDS
+                if time.monotonic() > patience or stop.is_set():
+                    raise
+                LOG.warning("starting again from the last commit", because=str(error))
+                stop.wait(1.0)
+
+
+def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> dict[str, Any]:
+    """One life of the engine, from the last commit to a stop or an error."""
+    global PUBLISHER  # noqa: PLW0603 - one run a process; tables and pacers look here
+    options, prefix, application = kafka_options(settings), settings.output.prefix, settings.application
+    starts = consume.starts(options, settings.input.topics, settings.input.start, own=f"{prefix}.")
+    check_topics(settings)
+    if not take_over:
+        publish.refuse_if_alive(options, application=application, prefix=prefix)
+    publisher = PUBLISHER = publish.PUBLISHER = publish.KafkaPublisher(
+        options, application=application, prefix=prefix, metrics=learn.METRICS
+    )
+    shards = LiveShard(complain=_different)
+    consume.GATE, consume.WAKE = shards.limit, engine.wake
+    folder = Path(settings.commit.state) / application
+    durability = engine.Durability(
+        application=application,
+        committer=publisher,
+        live=shards,
+        folder=folder,
+        interval_s=settings.commit.interval / 1e6,
+    )
+    spec = spec_of(settings, tuple(sorted(starts)), now=time.time())
+    heart = publish.Heart(options, application=application, prefix=prefix, instance=uuid.uuid4().hex)
+    try:
+        pipeline = beam.Pipeline(runner=engine.LocalRunner(durability), options=PipelineOptions(["--streaming"]))
+        raw = pipeline | consume.read(consume.Kafka(options, accept_loss=settings.commit.accept_loss), starts)
+        messages = flow(raw, decode=Decoder(shape_of(settings, kafka=True)).decode, spec=spec)
+        _ = messages | "Publish" >> beam.ParDo(publish.Publish())
+        result = pipeline.run()
+        LOG.info("reading", topics=sorted({s.topic for s in starts}), partitions=len(starts), application=application)
+        while result.state == PipelineState.RUNNING:
+            if stop.wait(BEAT_SECONDS):
+                result.stop()
+                break
+            heart.beat(status_now())
+        result.wait_until_finish()
+        return summed(publisher, began)
+    finally:
+        consume.close()
+        heart.close(status_now())
+        publisher.close()
+        consume.GATE = consume.WAKE = None
+
+
+BEAT_SECONDS = 1.0
+
+
+def _different(text: str) -> None:
+    LOG.warning(text, meaning="another CPU or library computes otherwise; the state is as valid, only the bytes are not the same")
+    if learn.METRICS is not None:
+        learn.METRICS.state_digest_mismatches.inc()
+
+
+def status_now() -> dict[str, Any]:
+    """What the heartbeat tells, and the gauges that are asked for rather than counted."""
+    seen = now_at()
+    lags = consume.lag()
+    if learn.METRICS is not None:
+        m = learn.METRICS
+        for source, records in lags.items():
+            m.consumer_lag_records.labels(topic=source.topic, partition=str(source.partition)).set(records)
+        m.partitions_idle.set(seen.status.get("idle", 0))
+        m.observations_held.set(seen.status.get("held", 0))
+        m.active_series.set(seen.status.get("series", 0))
+        watermark = seen.status.get("watermark")
+        if watermark is not None:
+            m.watermark_lag_seconds.set((seen.status["clock"] - watermark) / 1e6)
+    return {**seen.status, "lag": seen.lag, "commits": seen.commits, "latency_ms": seen.latency_ms}
+
+
+def summed(publisher: publish.KafkaPublisher, began: float) -> dict[str, Any]:
+    shard = next(iter(learn.LIVE.values()), None)
+    status = shard.status() if shard is not None else {}
+    device = str(shard.learner.device) if shard is not None else "cpu"
+    return summary(status, latency_ms=publisher.latency_ms(), seconds=time.monotonic() - began, device=device)
+
+
+def check_topics(settings: Settings) -> None:
+    """Raises TopicsError naming every topic of ours that is missing or cannot serve."""
+    wrong = [d for d in topics.plan(kafka_options(settings), ours(settings)) if d.fatal]
+    if wrong:
+        raise topics.TopicsError("; ".join(f"{d.topic} {d.what}" for d in wrong) + ": run `tidecast topics apply` with these settings")
+
+
+def ours(settings: Settings) -> list[topics.Wanted]:
+    return topics.wanted(settings.output.prefix, settings.output.partitions)
+
+
+def apply_topics(settings: Settings) -> list[str]:
+    return topics.apply(kafka_options(settings), ours(settings), replication=settings.output.replication)
+
+
+def plan_topics(settings: Settings) -> list[topics.Difference]:
+    return topics.plan(kafka_options(settings), ours(settings))
+
+
+def make_topic(settings: Settings, name: str, partitions: int) -> None:
+    topics.apply(kafka_options(settings), [topics.Wanted(name, partitions, {"cleanup.policy": "delete"})], replication=-1)
+
+
+def trouble(settings: Settings) -> list[str]:
+    """What `check` finds wrong with brokers and topics, a line each."""
+    found = []
+    try:
+        consume.starts(kafka_options(settings), settings.input.topics, settings.input.start, own=f"{settings.output.prefix}.")
+    except (consume.InputError, KafkaError) as error:
+        found.append(str(error))
+    try:
+        found += [f"{d.topic} {d.what}" for d in plan_topics(settings)]
+    except topics.TopicsError as error:
+        found.append(str(error))
+    return found
+
+
+def replay(
+    settings: Settings, file: Path, *, out: str | None, as_is: bool, close: bool, wide_rows: bool, start: str | None
+) -> dict[str, Any]:
+    """The same flow over a file; returns the summary."""
+    given = _file(settings, file, as_is=as_is, wide_rows=wide_rows, start=start)
+    publisher = publish.PUBLISHER = publish.FilePublisher(out)
+    shards = LiveShard()
+    spec = spec_of(settings, (given.source,), now=time.time())._replace(close_at_end=close)
+    consume.GATE, consume.WAKE = shards.limit, engine.wake
+    began = time.monotonic()
+    try:
+        pipeline = beam.Pipeline(runner=engine.LocalRunner(), options=PipelineOptions(["--streaming"]))
+        shape = shape_of(settings, kafka=False)
+        if wide_rows:
+            shape = replace(shape, series=(), at="at", at_format="rfc3339", value="value", values=())  # as files.wide_rows writes them
+        messages = flow(pipeline | consume.read(given, {given.source: 0}), decode=Decoder(shape).decode, spec=spec)
+        _ = messages | "Publish" >> beam.ParDo(publish.Publish())
+        pipeline.run().wait_until_finish()
+    finally:
+        consume.close()
+        publisher.close()
+        consume.GATE = consume.WAKE = None
+    shard = shards.shard()
+    status = shard.status() if shard is not None else {}
+    return summary(status, latency_ms={"p50": None, "p99": None}, seconds=time.monotonic() - began, device=device_of(shard))
+
+
+def device_of(shard: learn.Shard | None) -> str:
+    return str(shard.learner.device) if shard is not None else "cpu"
+
+
+FORMATS: Mapping[str, Literal["ndjson", "csv", "parquet"]] = {
+    ".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson",
+}  # fmt: skip
+
+
+def _file(settings: Settings, file: Path, *, as_is: bool, wide_rows: bool, start: str | None) -> consume.File | consume.WideRows:
+    if wide_rows:
+        if start is None:
+            raise consume.FileUnreadable("--wide-rows needs --start, the time of the first column")
+        return consume.WideRows(str(file), instant(start), settings.series.step)
+    kind = FORMATS.get(Path(file.name.removesuffix(".gz")).suffix.lower())
+    if kind is None:
+        raise consume.FileUnreadable(f"{file}: what is it? allowed: {', '.join(FORMATS)}, also with .gz")
+    return consume.File(str(file), kind, tuple(settings.input.at.split(",")), settings.input.at_format, tuple(settings.input.series), as_is)
+
+
+def run_elsewhere(settings: Settings, arguments: list[str]) -> None:
+    """On another Beam runner: its own checkpoints, outputs at least once, de-duplicated by id."""
+    raise engine.EngineError(
+        f"another runner was asked for ({' '.join(arguments)}): only the local engine is supported by this release, application "
+        f"{settings.application!r} was not started"
+    )
