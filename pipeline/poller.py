@@ -180,6 +180,7 @@ class Poller:
         self._full: set[TopicPartition] = set()  # read no further until half of it is taken
         self._error: Exception | None = None
         self._stopping = False
+        self._troubled = False
         self._looked = 0.0
         self._partitions: dict[str, int] = {}  # how many a topic had when it was first looked at
         self._missing: dict[str, int] = {}  # looks in a row that did not find it
@@ -211,7 +212,7 @@ class Poller:
     def wait(self, seconds: float) -> None:
         """Returns when something has come, or after so long; for runners that cannot be woken."""
         with self._lock:
-            if self._error is None and all(feed.empty for feed in self._feeds.values()):
+            if self._error is None:
                 self._lock.wait(seconds)
 
     def lag(self) -> dict[Source, int]:
@@ -255,11 +256,19 @@ class Poller:
             try:
                 return KafkaConsumer(**self._options, bootstrap_timeout_ms=5000)
             except errors.RetriableError as error:
-                LOG.warning("no broker answers: %s", error)
+                self._trouble(error)
                 self._pause_for(0.5)
             except errors.SaslAuthenticationFailedError as error:
                 raise NotAuthorised(f"the broker does not accept who we are: {error}") from error
         return None
+
+    def _trouble(self, error: Exception | None) -> None:
+        """Say once that the brokers are away, and once that they are back."""
+        if error is not None and not self._troubled:
+            LOG.warning("the brokers do not answer as they should, trying on: %s: %s", type(error).__name__, error)
+        if error is None and self._troubled:
+            LOG.warning("the brokers answer again")
+        self._troubled = error is not None
 
     def _pause_for(self, seconds: float) -> None:
         with self._lock:
@@ -280,8 +289,10 @@ class Poller:
         except errors.SaslAuthenticationFailedError as error:
             raise NotAuthorised(f"the broker does not accept who we are: {error}") from error
         except errors.RetriableError as error:
-            LOG.warning("the brokers do not answer as they should: %s: %s", type(error).__name__, error)
+            self._trouble(error)
             self._pause_for(0.2)
+        else:
+            self._trouble(None)
 
     def _follow(self, consumer: KafkaConsumer) -> None:
         """Read what has room, from where its reading goes on.
