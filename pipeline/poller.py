@@ -329,7 +329,7 @@ class Poller:
             partition = next(iter(error.divergent_offsets))
             raise self._out_of_range(consumer, partition, consumer.position(partition)) from error
         except errors.UnsupportedCodecError as error:
-            raise InputUnreadable(f"{error}: install the library for this compression") from error
+            raise InputUnreadable(f"{error}: install kafka-python[lz4,snappy,zstd]") from error
         except Exception as error:  # noqa: BLE001  a broken batch can fail in any way; all else is raised again
             return {self._step_over(consumer, error)}
         return self._keep(consumer, {partition: [raw(record) for record in records] for partition, records in came.items()}, ends)
