@@ -167,5 +167,5 @@ def test_what_the_decisions_alone_release_in_recovery_is_in_the_digest():
     rules = Rules(step=1, grid=1, disorder=1, idle_after=5.0)
     logs = [[Record(0, 0, 0.0, (("a", 0, 1.0),))], [Record(0, 0, 0.0, (("b", 0, 1.0),)), Record(1, 50, 0.0, (("b", 50, 1.0),))]]
     snapshot = [("commit",), ("freeze",), ("write",), ("commit",)]
-    steps = [("read", 0, 9), ("read", 1, 9), *snapshot, ("pass", 50.0), ("mark", 0), ("commit",), ("die",)]
+    steps = [("pass", 1.0), ("read", 0, 9), ("read", 1, 9), *snapshot, ("pass", 50.0), ("mark", 0), ("commit",), ("die",)]
     assert failure(Case(rules, logs, [1, 2], steps), ShardProcess) is None
