@@ -7,6 +7,7 @@ Which of the two it was cannot show in any output: a generation is a function of
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -72,6 +73,8 @@ class Shard:
         self.digest = 0  # a sum over what was published, so that the order of partitions does not show
         self.arrived = 0.0  # wall clock of the newest block with samples
         self.told = 0.0  # wall clock of the newest status
+        self.newest: dict[int, tuple[float, float, tuple[float, float]]] = {}  # watched slot -> last value, next forecast, widest band
+        self.metered: dict[str, int] = {}  # the ledger as the counters have it
         self.owed: list[Message] = []  # released between blocks, by recovery
         self.snapshots: deque[int] = deque(maxlen=3)  # how many decisions there were at the newest snapshots
         config = spec.config
@@ -168,6 +171,10 @@ class Shard:
         out = compose.scores(step, [t for t in told if not t.woken], self.voice, since=since)
         out += compose.forecasts(step, issued, self.voice)
         self._measure(step, len(issued))
+        for t in told:
+            if t.series in self.spec.watched and step.issued[t.row]:
+                band = (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
+                self.newest[batch[t.row].slot] = (t.value, float(step.point[t.row, 0]), band)
         return out
 
     def learn_next(self) -> list[Message]:
@@ -181,7 +188,9 @@ class Shard:
             cell=np.array([cell // step_us for _, cell, _ in close.cells], np.int64),
             value=np.array([value for *_, value in close.cells], np.float64),
         )
+        began = time.perf_counter()  # for a metric only: nothing learnt depends on it
         decisions = self.learner.close(cells, instant=close.instant, drop=close.drop)
+        self._taught(time.perf_counter() - began)
         self.learnt = close.instant
         self.windows += len(set(slots))
         return [self._decided(d, close.instant) for d in decisions]
@@ -209,19 +218,48 @@ class Shard:
             STATUS.update(self.status())
 
     def _meter(self, metrics: Metrics, block: Block) -> None:
+        g = self.gather
         metrics.records_read.labels(topic=block.source.topic).inc(len(block.records) + sum(r.record < 0 for r in block.rejected))
-        metrics.observations_consumed.inc(len(block.at) + len(block.rejected))
         metrics.observations_filtered.inc(block.filtered)
         for rejection in block.rejected:
             metrics.observations_rejected.labels(reason=rejection.reason).inc()
+        now = {**g.totals(), "forgotten": g.forgotten}
+        counters = {
+            "consumed": metrics.observations_consumed,
+            "used": metrics.observations_used,
+            "duplicate": metrics.observations_duplicate,
+            "late": metrics.observations_late,
+            "forgotten": metrics.series_forgotten,
+        }
+        for name, counter in counters.items():
+            counter.inc(now[name] - self.metered.get(name, 0))
+        refused = now["rejected"] - self.metered.get("rejected", 0) - len(block.rejected)
+        metrics.observations_rejected.labels(reason="too_many_series").inc(max(refused, 0))
+        metrics.series_in_two_partitions.set(len(g.elsewhere))
+        self.metered = now
 
     def _measure(self, step: Step, issued: int) -> None:
-        if METRICS is None or not issued:
+        if METRICS is None:
             return
-        for by, count in zip(*np.unique(step.by[step.issued][:, 0], return_counts=True), strict=True):
-            METRICS.forecasts_served.labels(expert=EXPERTS[by]).inc(int(count))
+        if issued:
+            for by, count in zip(*np.unique(step.by[step.issued][:, 0], return_counts=True), strict=True):
+                METRICS.forecasts_served.labels(expert=EXPERTS[by]).inc(int(count))
         for lead in np.flatnonzero(step.scored.any(0)).tolist():
-            METRICS.scores.labels(lead=lead_bucket(lead + 1)).inc(int(step.scored[:, lead].sum()))
+            bucket, met = lead_bucket(lead + 1), step.scored[:, lead]
+            METRICS.scores.labels(lead=bucket).inc(int(met.sum()))
+            for k, band in enumerate(self.learner.bands):
+                METRICS.interval_evaluated.labels(band=f"{band:g}", lead=bucket).inc(int(met.sum()))
+                METRICS.interval_covered.labels(band=f"{band:g}", lead=bucket).inc(int(step.covered[met, lead, k].sum()))
+        if step.scored.shape[1] and self.learner.bands:
+            METRICS.anomalies.inc(int((step.scored[:, 0] & ~step.covered[:, 0, -1]).sum()))
+
+    def _taught(self, seconds: float) -> None:
+        if METRICS is None:
+            return
+        METRICS.train_steps.inc()
+        METRICS.train_step_seconds.observe(seconds)
+        METRICS.train_loss.set(self.learner.training["loss"])
+        METRICS.gradient_norm.set(self.learner.training["gradient_norm"])
 
     def status(self) -> dict[str, Any]:
         """What tables, pages and summaries show; see `tidecast.status.v1`."""
@@ -239,8 +277,12 @@ class Shard:
             "clock": max((q.clock for q in g.parts.values()), default=events.START),
             "published": dict(self.published),
             "learner": self.learner.summary(),
-            "by_series": {name: self.learner.summary(slot=g.names[name]) for name in self.spec.watched if name in g.names},
+            "by_series": {name: self._series(g.names[name]) for name in self.spec.watched if name in g.names},
         }
+
+    def _series(self, slot: int) -> dict[str, Any]:
+        last, ahead, band = self.newest.get(slot, (None, None, None))
+        return {**self.learner.summary(slot=slot), "last": last, "next": ahead, "band": band}
 
     # Commits, snapshots, recovery
 
