@@ -352,7 +352,7 @@ def _file(settings: Settings, file: Path, *, as_is: bool, wide_rows: bool, start
     kind = FORMATS.get(Path(file.name.removesuffix(".gz")).suffix.lower())
     if kind is None:
         raise consume.FileUnreadable(f"{file}: what is it? allowed: {', '.join(FORMATS)}, also with .gz")
-    return consume.File(str(file), kind, tuple(settings.input.at.split(",")), settings.input.at_format, tuple(settings.input.series), as_is)
+    return consume.File(str(file), kind, tuple(settings.input.at.split(",")), settings.input.at_format, tuple(settings.input.series) or ("series",), as_is)
 
 
 def run_elsewhere(settings: Settings, arguments: list[str]) -> None:
