@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from pipeline.compose import Told, Voice
 from pipeline.events import Rules
 from pipeline.gather import Gather
 from pipeline.metrics import Metrics, lead_bucket
-from pipeline.records import Block, Message, Source
+from pipeline.records import Block, Message, Raw, Rejection, Source
 from pipeline.rejected import rejection_message
 
 
@@ -86,25 +86,18 @@ class Shard:
     def take(self, block: Block) -> list[Message]:
         """Score, forecast, and learn what may no longer wait."""
         out, self.owed = self.owed, []
-        for rejection in block.rejected:
-            raw = block.records[rejection.record] if rejection.record >= 0 else None
-            message = rejection_message(
-                raw,
-                rejection,
-                block.source,
-                application=self.spec.application,
-                version=self.spec.version,
-                max_bytes=self.spec.rejected_max_bytes,
-            )
-            out.append(message)
-        out += self.follow(self.gather.add(block))
+        stood = self.gather.parts[block.source].position if block.source in self.gather.parts else None
+        told = self.gather.add(block)
+        if stood is None or block.first >= stood:  # else it was read before, and told then
+            out += [self._rejected(r, block.records[r.record] if r.record >= 0 else None, block.source) for r in block.rejected]
+        out += self.follow(told)
         if block.ended and self.spec.close_at_end:
             out += self.follow(self.gather.close_all())
         if len(block.at):
             self.arrived = block.now
-        elif self.queue and (block.ended or block.now - self.arrived >= QUIET_SECONDS):
+        elif self.queue and not self.gather.repeating and (block.ended or block.now - self.arrived >= QUIET_SECONDS):
             out += self.learn_next()
-        while block.ended and self.queue:
+        while block.ended and self.queue and not self.gather.repeating:
             out += self.learn_next()
         self._count(block, out)
         return out
@@ -129,20 +122,22 @@ class Shard:
                 case events.Forget(slot):
                     out += self._arrive(waiting)
                     waiting = []
+                    while self.queue:  # they may name the slot, and come before its end
+                        out += self.learn_next()
                     self.learner.forget(np.array([slot]))
                 case events.TooLate():
                     out.append(compose.late(event.source, event.offset, event.series, event.at, event.value, event.late, self.voice))
                 case events.Refused():
-                    spec = self.spec
-                    out.append(
-                        rejection_message(
-                            event.raw, event.rejection, event.source, application=spec.application, version=spec.version,
-                            max_bytes=spec.rejected_max_bytes,
-                        )
-                    )  # fmt: skip
+                    out.append(self._rejected(event.rejection, event.raw, event.source))
                 case events.Decision():
                     out.append(self._woke(event))
         return out + self._arrive(waiting)
+
+    def _rejected(self, rejection: Rejection, raw: Raw | None, source: Source) -> Message:
+        spec = self.spec
+        return rejection_message(
+            raw, rejection, source, application=spec.application, version=spec.version, max_bytes=spec.rejected_max_bytes
+        )
 
     def _arrive(self, samples: list[events.Sample]) -> list[Message]:
         """Batches in which every series stands once; each series in its own order."""
@@ -206,16 +201,19 @@ class Shard:
     # What is counted
 
     def _count(self, block: Block, out: list[Message]) -> None:
-        for message in out:
-            if message.kind in self.published:
-                self.published[message.kind] += 1
-                self.digest = (self.digest + xxhash.xxh3_128_intdigest(message.value or b"", 0)) % (1 << 128)
+        self._sum_up(out)
         if METRICS is not None:
             self._meter(METRICS, block)
         if block.now - self.told >= STATUS_SECONDS or block.ended:
             self.told = block.now
             STATUS.clear()
             STATUS.update(self.status())
+
+    def _sum_up(self, out: list[Message]) -> None:
+        for message in out:
+            if message.kind in self.published:
+                self.published[message.kind] += 1
+                self.digest = (self.digest + xxhash.xxh3_128_intdigest(message.value or b"", 0)) % (1 << 128)
 
     def _meter(self, metrics: Metrics, block: Block) -> None:
         g = self.gather
@@ -301,6 +299,7 @@ class Shard:
             "decisions": [[*d.source, d.position, d.instant] for d in g.decisions],
             "decisions_before": g.dropped_decisions,
             "publish_from": self.spec.publish_from,
+            "quota": self.spec.rules.quota,
         }
 
     def repeat(self, account: dict[str, Any]) -> None:
@@ -317,6 +316,7 @@ class Shard:
         g = self.gather
         while self.queue and self.queue[0].instant <= account["learnt"]:
             self._owe_messages(self.learn_next())
+        self._sum_up(self.owed)  # released by the decisions alone, without another block
         same = f"{self.digest:032x}" == account["digest"] and self.learner.digest() == account["weights"]
         self.owed = []  # repeated, and published long ago
         g.decisions = [events.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
@@ -347,15 +347,15 @@ class Shard:
             "digest": f"{self.digest:032x}",
             "snapshots": list(self.snapshots),
             "publish_from": self.spec.publish_from,
+            "quota": self.spec.rules.quota,
         }
         return msgspec.msgpack.encode([self.gather.state(), self.learner.snapshot(), rest])
 
     @classmethod
     def thaw(cls, spec: Spec, data: bytes) -> Shard:
         part, learner, rest = msgspec.msgpack.decode(data)
-        # Fixed at the first start, whatever the clock says now.
-        spec = spec._replace(publish_from=rest["publish_from"])
-        self = cls(spec, part=Gather.restore(spec.rules, part), learner=Learner.restore(spec.config, learner))
+        spec = as_first_started(spec, rest)
+        self = cls(spec, part=Gather.restore(spec.rules, part, spec.sources), learner=Learner.restore(spec.config, learner))
         self.queue = deque(events.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
         self.learnt, self.windows, self.published = rest["learnt"], rest["windows"], rest["published"]
         self.digest = int(rest["digest"], 16)
@@ -412,10 +412,15 @@ class Learn(beam.DoFn):
             yield messages
 
 
+def as_first_started(spec: Spec, then: Mapping[str, Any]) -> Spec:
+    """What is fixed at the first start, whatever the clock and the partitions say now."""
+    return spec._replace(publish_from=then["publish_from"], rules=spec.rules._replace(quota=then["quota"]))
+
+
 def wake(spec: Spec, frozen: FrozenShard | None) -> Shard:
     """The shard of a cell: from its snapshot, or new; on its way to the account that recovery is to come to."""
     if RECOVERY is not None:
-        spec = spec._replace(publish_from=RECOVERY["publish_from"])
+        spec = as_first_started(spec, RECOVERY)
     shard = Shard(spec) if frozen is None else Shard.thaw(spec, frozen.data)
     if RECOVERY is not None:
         shard.repeat(RECOVERY)
