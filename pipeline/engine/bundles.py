@@ -1,8 +1,8 @@
 """Runs bundles: Beam's own operations of one stage, in the calling thread, without its control plane.
 
-A bundle is: start every operation, feed timers or elements, finish. Beam's worker would wrap that into protocol
-messages, a sampling thread and a report of all metrics per bundle, which cost ten times the bundle itself (see
-`tests/benchmarks`); here metrics add up inside the operations and are read once, at the end.
+A bundle is: start every operation, feed timers or elements, finish. Beam's worker wraps that into protocol messages, a
+sampling thread and a report of all metrics per bundle, which costs ten times the bundle (4 ms against 0.4 ms,
+tests/benchmarks/bundles.csv); here metrics add up inside the operations and are read once, at the end.
 """
 
 from __future__ import annotations
