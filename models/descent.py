@@ -14,6 +14,7 @@ from models.network import Flat, Network
 # Gradients of a series' first cells are many times its later ones; one new series must not move the weights that all share.
 CLIP_NORM = 1.0
 PATIENCE = 5  # bad steps in a row, after which the last good weights come back
+AVERAGED = 50  # steps that the served weights are a mean of, about (Polyak & Juditsky 1992): one step's noise is not served
 GOOD_EVERY = 50  # good steps between copies that a rollback returns to
 
 
@@ -34,6 +35,7 @@ class Descent:
         self.weights = self.flat.weights
         self.gradient = self.flat.learn()
         self.moments = [torch.zeros_like(self.weights), torch.zeros_like(self.weights)]
+        self.average = self.weights.clone()
         self.steps = 0
         self.bad = 0
         self.good = [self.weights.clone(), *(m.clone() for m in self.moments)]
@@ -45,7 +47,7 @@ class Descent:
 
     def step(self, loss: Callable[[Network], Tensor]) -> Outcome:
         """Take one step down; skipped, with the cause, when loss, gradient or the new weights are not finite."""
-        network = self.flat.read(self.weights)
+        network = self.flat.network
         network.train()
         self.gradient.zero_()
         value = loss(network)
@@ -62,6 +64,7 @@ class Descent:
         if not math.isfinite(float(self.weights.sum())):
             self._restore(kept)
             return self._skip("weights", size, norm)
+        self.average.lerp_(self.weights, max(1 / AVERAGED, 10 / (10 + self.steps)))
         self.bad = 0
         if self.steps % GOOD_EVERY == 0:
             self.good = [self.weights.clone(), *(m.clone() for m in self.moments)]
@@ -93,7 +96,7 @@ class Descent:
         """Everything a restart needs, but for `counts`."""
         names = ("weights", "first", "second")
         good = {f"good_{name}": t for name, t in zip(names, self.good, strict=True)}
-        return dict(zip(names, [self.weights, *self.moments], strict=True)) | good
+        return dict(zip(names, [self.weights, *self.moments], strict=True)) | good | {"average": self.average}
 
     def counts(self) -> dict[str, Any]:
         return {"steps": self.steps, "bad": self.bad}

@@ -20,6 +20,7 @@ from models.heads import MIDDLE
 
 WIDEN = 0.05  # rate at which bands that cover too little grow, and shrink: of all series
 STRETCH = 0.02  # the same of one series
+YOUNG = 3.0  # evidence counts newer scores more from the start: the network's first errors are not its later ones
 WIDEST = 4.0  # in logarithms: no band may vanish or explode while its network is still learning
 
 
@@ -142,12 +143,14 @@ class Pool:
         count = np.minimum(memory["evidence_count"][slot] + known, MANY)
         errors = np.nan_to_num(errors)
         own = memory["evidence"][slot]
-        memory["evidence"][slot] = np.where(known[:, None], scale.mean(own, count[:, None], errors, score.MEMORY), own)
+        memory["evidence"][slot] = np.where(
+            known[:, None], scale.mean(own, count[:, None] / YOUNG, errors, score.rates(errors.shape[2])), own
+        )
         memory["evidence_count"][slot] = count
         total = known.sum(0)
         self.evidence_count += total
         batch = errors.sum(0) / np.maximum(total, 1)
-        mean = scale.mean(self.evidence, self.evidence_count / np.maximum(total, 1), batch, score.MEMORY)
+        mean = scale.mean(self.evidence, self.evidence_count / np.maximum(total, 1) / YOUNG, batch, score.rates(errors.shape[2]))
         self.evidence = np.where(total > 0, mean, self.evidence)
         return self._cover(under, stretch)
 

@@ -52,7 +52,7 @@ class Config:
     least_rate: float = 2e-4
     halving: int = 300  # steps over which the rate falls
     replay: int = 4000  # rows of the pool
-    replayed: int = 16  # of them a learning instant repeats
+    replayed: int = 128  # of them a learning instant repeats
     rows: int = 2048  # chains a learning instant learns from, at most
     min_scores: int = 30
     seed: int = 0
@@ -74,6 +74,21 @@ class Decision(NamedTuple):
     kind: str
     cause: str
     numbers: dict[str, Any]
+
+
+class Now(NamedTuple):
+    """Samples being taken in, and what their generation knows of their series."""
+
+    slot: np.ndarray  # (N,)
+    at: np.ndarray  # (N,) row of the step
+    cell: np.ndarray  # (N,)
+    value: np.ndarray  # (N,)
+    observed: np.ndarray  # (N,) bool
+    woken: np.ndarray  # (N,) bool
+    level: np.ndarray  # (N,) newest observed value
+    rows: np.ndarray  # (N,) what is learnt of them, see models.scale
+    size: np.ndarray  # (N,) usable scales
+    naive: np.ndarray  # (N, 3, H) naive errors in units of it
 
 
 class Step(NamedTuple):
@@ -123,9 +138,8 @@ class Learner:
         self.edges = score.bands([config.levels[k] for k in self.tails])
         self.bands = self.edges.nominal
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
-        reading, learning = (self._network() for _ in range(2))
-        self.descent = Descent(learning, rate=config.rate, least=config.least_rate, halving=config.halving)
-        self.reading = Flat(reading)
+        self.descent = Descent(self._network(), rate=config.rate, least=config.least_rate, halving=config.halving)
+        self.reading: dict[int, Flat] = {}  # networks by generation
         self.version = hashlib.sha256(self._weight_bytes()).hexdigest()[:16]
         self._digest = self.version
         self.levels = torch.tensor(config.levels, device=self.device)
@@ -135,8 +149,7 @@ class Learner:
         self.pending = score.Pending(config.horizon, len(self.tails))
         self.replay = Replay(lesson.table(depth=config.truncation, form=self.form, hidden=config.hidden), capacity=config.replay)
         nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, config.horizon))
-        self.generations = {START: self.pool.generation(START, self.descent.weights, nothing)}
-        self.bound: int | None = None  # the generation whose weights `reading` has
+        self.generations = {START: self.pool.generation(START, self.descent.average, nothing)}
         self.training: dict[str, float] = {"loss": float("nan"), "gradient_norm": float("nan"), "chains": 0}
 
     def _network(self) -> Network:
@@ -195,13 +208,14 @@ class Learner:
         observed = ~np.isnan(cells.value)
         m["level"][slot] = level = np.where(observed, cells.value, m["level"][slot])
         m["seen"][slot] += observed
-        self._score(cells, at, observed & ~woken, step)
-        begun = ~np.isnan(level)  # a series whose first cells were not observed has nothing to forecast from
-        if not begun.all():
-            cells, at, level = Cells(*(c[begun] for c in cells)), at[begun], level[begun]
-            observed, woken = observed[begun], woken[begun]
-        if at.size:
-            self._forecast(cells, level, at, (observed, woken), then, step)
+        begun = np.flatnonzero(~np.isnan(level))  # a series whose first cells were not observed has nothing to forecast from
+        if begun.size:
+            slot, level = slot[begun], level[begun]
+            rows, size, naive = self._learnt_by(then, slot, level)
+            cell, value, woke = cells.cell[begun], cells.value[begun], woken[begun]
+            now = Now(slot, at[begun], cell, value, observed[begun], woke, level, rows, size, naive)
+            self._score(now, step)
+            self._forecast(now, then, step)
 
     def _learnt_by(self, then: Generation, slot: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows (N,), usable scales (N,) and naive errors (N, 3, H) of a generation."""
@@ -214,11 +228,15 @@ class Learner:
         return rows, scale.usable(rows["scale"], level, then.relative), np.where(np.isnan(known), then.naive, known)
 
     def _network_of(self, then: Generation) -> Network:
-        if self.bound != then.instant:
-            self.reading.read(then.weights)
-            self.bound = then.instant
-        self.reading.network.eval()
-        return self.reading.network
+        """The network with the weights of a generation; those of dropped ones are used again."""
+        if then.instant not in self.reading:
+            gone = [at for at in self.reading if at not in self.generations]
+            flat = self.reading.pop(gone[0]) if gone else Flat(self._network())
+            self.reading[then.instant] = flat
+            flat.read(then.weights)
+        network = self.reading[then.instant].network
+        network.eval()
+        return network
 
     def _step(self, then: Generation, x: np.ndarray, carry: np.ndarray) -> np.ndarray:
         """The new carry (N, 2, D) of each row, whoever stands beside it."""
@@ -241,12 +259,9 @@ class Learner:
         """Dilated steps missing between a carry and the cell that continues it."""
         return np.where(carried > NEVER, (cell - carried) // LAGS - 1, 0)
 
-    def _forecast(
-        self, cells: Cells, level: np.ndarray, at: np.ndarray, flags: tuple[np.ndarray, np.ndarray], then: Generation, step: Step
-    ) -> None:
-        m, slot, cell = self.memory, cells.slot, cells.cell
-        observed, woken = flags
-        rows, size, naive = self._learnt_by(then, slot, level)
+    def _forecast(self, now: Now, then: Generation, step: Step) -> None:
+        m, slot, cell, level, observed = self.memory, now.slot, now.cell, now.level, now.observed
+        rows, size, naive, at = now.rows, now.size, now.naive, now.at
         v = inputs.view(m["ring"], slot, cell, level, self.form)
         phase = cell % LAGS
         x = inputs.features(v, cell, naive, size, self._gap(cell, m["carried"][slot, phase]), self.form)
@@ -276,7 +291,7 @@ class Learner:
         m["spread"][where] = spread[:, self.tails].transpose(0, 2, 1)
         m["served"][where] = score.code(by, reason, score.decode(codes)[2])
         origin = slot, cell % self.config.horizon
-        m["origin"][origin] = np.where(woken, NEVER, cell)
+        m["origin"][origin] = np.where(now.woken, NEVER, cell)
         m["origin_level"][origin], m["origin_scale"][origin] = level, size
 
     def _serve(self, codes: np.ndarray, fine: np.ndarray, v: View) -> tuple[np.ndarray, np.ndarray]:
@@ -308,11 +323,11 @@ class Learner:
         carry[slot, phase] = self._step(then, x, carry[slot, phase])
         carried[slot, phase] = cell
 
-    def _score(self, cells: Cells, at: np.ndarray, counted: np.ndarray, step: Step) -> None:
-        m, h, slot = self.memory, self.config.horizon, cells.slot
-        origins = cells.cell[:, None] - self.form.leads
+    def _score(self, now: Now, step: Step) -> None:
+        m, h, slot, cells = self.memory, self.config.horizon, now.slot, now
+        origins = now.cell[:, None] - self.form.leads
         where = slot[:, None], origins % h
-        due = (m["origin"][where] == origins) & counted[:, None]
+        due = (m["origin"][where] == origins) & (now.observed & ~now.woken)[:, None]
         rows = np.flatnonzero(due.any(1))
         if not rows.size:
             return
@@ -329,15 +344,16 @@ class Learner:
         point = np.where(by == score.NET, net, np.where(by == score.SEASONAL, seasonal, level))
         edges = finite(point[..., None] + size[..., None] * m["spread"][place])
         base = np.where(better == score.SEASONAL, seasonal, level)
-        on = at[rows]
+        on = now.at[rows]
         step.scored[on], step.s_by[on], step.s_baseline[on] = due, by, better
         step.s_point[on], step.s_baseline_point[on] = (np.where(due, finite(p), 0) for p in (point, base))
         inside = (edges[..., self.edges.low] <= actual[..., None]) & (actual[..., None] <= edges[..., self.edges.high])
         step.covered[on] = inside & due[..., None]
         with np.errstate(over="ignore"):
-            errors = errors_of(actual[:, None], np.stack([net, seasonal, level], 1)) / size[:, None]
-        errors[:, 0] = np.where(np.isnan(errors[:, 0]), score.WORST, errors[:, 0])
-        errors = np.where(due[:, None], np.minimum(errors, score.WORST), np.nan)
+            errors = errors_of(actual[:, None], np.stack([net, seasonal, level], 1)) / now.size[rows, None, None]
+        worst = scale.ROBUST * now.naive[rows, 0]
+        errors[:, 0] = np.where(np.isnan(errors[:, 0]), worst, errors[:, 0])
+        errors = np.where(due[:, None], np.minimum(errors, worst[:, None]), np.nan)
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
         self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, under=under)
@@ -369,7 +385,7 @@ class Learner:
         decisions += self._decide(slots)
         self.pool.updates += 1
         self._digest = hashlib.sha256(self._digest.encode() + self._weight_bytes()).hexdigest()
-        self.generations[instant] = self.pool.generation(instant, self.descent.weights, before)
+        self.generations[instant] = self.pool.generation(instant, self.descent.average, before)
         for old in drop:
             self.generations.pop(old, None)
         return decisions
@@ -520,7 +536,7 @@ class Learner:
         return self
 
 
-REMEMBERED = 2  # chains that the pool takes a learning instant: its memory is `replay` / this many instants
+REMEMBERED = 8  # chains that the pool takes a learning instant: its memory is `replay` / this many instants
 
 
 def finite(x: np.ndarray) -> np.ndarray:

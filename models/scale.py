@@ -64,7 +64,7 @@ class Change:
         self.rows[mine] = blank(1, self.rows["served"].shape[1])
 
 
-def mean(before: np.ndarray, count: np.ndarray, new: np.ndarray, rate: float) -> np.ndarray:
+def mean(before: np.ndarray, count: np.ndarray, new: np.ndarray, rate: float | np.ndarray) -> np.ndarray:
     """A running mean that forgets: weight 1 / count (`new` included), at least `rate`."""
     return np.asarray(before + (new - before) * np.maximum(1 / np.maximum(count, 1), rate))
 

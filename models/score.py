@@ -123,11 +123,16 @@ def joined(slot: np.ndarray, cell: np.ndarray) -> np.ndarray:
     return np.asarray((slot << 40) | (cell & ((1 << 40) - 1)))
 
 
-# A thousandth of a naive error that must be won before the network is believed, and may be lost before it is not: on a
-# random walk its error is the last value's plus a little noise, and the mean of a few hundred differences wanders by about 0.005.
-ENTER, LEAVE = 0.015, 0.0
-WORST = 200.0  # scales; what is off by more says no more
-MEMORY = 0.005  # rate of forgetting in the evidence: a few hundred scores
+# The part of the baseline's error that must be won before the network is believed, at lead 1 and more per root of lead: on a
+# random walk its error is the last value's plus a little noise, and the mean over what `rates` remember wanders by about
+# half of this. It is believed until a third of that part is left.
+ENTER = 0.010
+LEAVE = ENTER / 3
+
+
+def rates(horizon: int) -> np.ndarray:
+    """(H,) rates of forgetting in the evidence: 200 scores at lead 1, 580 at lead 24, whose errors overlap."""
+    return np.asarray(0.005 * np.arange(1, horizon + 1) ** (-1 / 3))
 
 
 def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, needed: int) -> np.ndarray:
@@ -139,7 +144,8 @@ def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, neede
     better = np.where(seasonal < last, SEASONAL, LAST)
     base = np.minimum(seasonal, last)
     serving = (before & 3) == NET
-    skilled = net < base * np.where(serving, 1 - LEAVE, 1 - ENTER)
+    margin = np.where(serving, LEAVE, ENTER) * np.sqrt(np.arange(1, net.shape[-1] + 1))
+    skilled = net < base * (1 - margin)
     cold = count < needed
     by = np.where(skilled & ~cold, NET, better)
     reason = np.where(cold, COLD, np.where(skilled, NONE, NO_SKILL))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from models.learner import START, Cells, Config, Learner
 
 SMALL = {"hidden": 16, "replay": 64, "replayed": 4, "min_scores": 5, "step_us": 3_600_000_000}

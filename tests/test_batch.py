@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from models.batch import BUCKETS, ROWS, WASTE, buckets, pad, rows
 
 LENGTHS = st.lists(st.integers(0, 20), min_size=1, max_size=30).map(np.array)

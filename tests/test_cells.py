@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from models.cells import LSTM, Carry
 
 FEATURES, HIDDEN = 3, 5

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from models.descent import CLIP_NORM, PATIENCE, Descent
 from models.network import Network
 

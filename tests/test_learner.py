@@ -8,6 +8,7 @@ import torch
 from arrivals import Stream, small, wavy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from models import learner as learner_module
 from models.learner import EXPERTS, REASONS, START, Cells, Config, Learner
 from models.score import LAST, SEASONAL

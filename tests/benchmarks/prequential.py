@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from models.learner import START, Cells, Config, Learner
 
 MINUTE_US = 60_000_000

@@ -1,0 +1,71 @@
+"""Signals on which a forecaster can only cheat, or must admit that it knows nothing."""
+
+import numpy as np
+import pytest
+import torch
+from arrivals import Stream, small
+
+from models.score import LAST, NET
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def played(values, **kwargs):
+    """What was issued: points (steps, series, H) and who served (steps, series, H)."""
+    stream = Stream(values, small(min_scores=30, **kwargs)).play()
+    steps, series = values.shape
+    points = np.array([[stream.steps[s, r][0] for s in range(series)] for r in range(steps)])
+    by = np.array([[stream.steps[s, r][2] for s in range(series)] for r in range(steps)])
+    return points, by
+
+
+def errors(values, points, lead):
+    return np.abs(points[:-lead, :, lead - 1] - values[lead:])
+
+
+def test_on_random_walks_the_last_value_ends_by_serving():
+    values = np.random.default_rng(1).normal(0, 1, (500, 6)).cumsum(0) * 10.0 ** np.arange(-2, 4)
+    points, by = played(values)
+    assert (by[250:] == LAST).mean() > 0.9
+    for lead in (1, 6):
+        naive = np.abs(values[lead:] - values[:-lead])[250:].mean(0)
+        assert (errors(values, points, lead)[250:].mean(0) < 1.05 * naive).all()
+
+
+def test_on_white_noise_nobody_is_better_than_the_best_constant():
+    values = np.random.default_rng(2).normal(0, 1, (500, 6))
+    points, by = played(values)
+    floor = np.abs(values - np.median(values, 0)).mean(0)
+    for lead in (1, 6):
+        assert (errors(values, points, lead).mean(0) > 0.98 * floor).all()  # below it: the future leaks
+        assert errors(values, points, lead)[250:].mean() < 1.1 * floor.mean()  # it has learnt that there is nothing to learn
+    assert (by[250:] == NET).mean() > 0.9  # which is much better than either baseline
+
+
+def test_on_a_clean_season_the_network_earns_its_place():
+    t = np.arange(400)[:, None]
+    values = np.sin(2 * np.pi * (t + np.arange(4)) / 8) * 5 + np.random.default_rng(3).normal(0, 0.5, (400, 4)) + 20
+    points, by = played(values)
+    assert (by[200:] == NET).mean() > 0.9
+    seasonal = np.abs(values[8:] - values[:-8])[200:].mean()
+    assert errors(values, points, 6)[200:].mean() < 0.9 * seasonal
+
+
+def test_bands_cover_what_they_promise_and_come_back_after_a_jump_in_variance():
+    rng = np.random.default_rng(4)
+    size = np.where(np.arange(900) < 450, 1.0, 4.0)[:, None]
+    values = np.sin(2 * np.pi * np.arange(900)[:, None] / 8) * 3 + rng.normal(0, 1, (900, 4)) * size
+    stream = Stream(values, small(min_scores=30)).play()
+    inside = np.zeros((900, 4, 6))
+    for (s, r), (_, quantiles, _, _) in stream.steps.items():
+        for lead in range(1, 7):
+            if r + lead < 900:
+                inside[r, s, lead - 1] = quantiles[0, lead - 1] <= values[r + lead, s] <= quantiles[-1, lead - 1]
+    for part in (slice(200, 440), slice(650, 890)):
+        assert 0.85 < inside[part].mean() < 0.95
