@@ -8,10 +8,12 @@ import threading
 from collections import Counter
 from pathlib import Path
 
-from engine_world import World
+from engine_world import Fenced, World
+
+FENCED = 70
 
 
-def live(folder: Path, numbers: dict[str, list[int]], where: str, nth: int) -> None:
+def live(folder: Path, numbers: dict[str, list[int]], where: str, nth: int, delay: float = 0.0) -> None:
     """Run to the end, or be killed at the nth time that the named point is passed; "time": after so many milliseconds."""
     seen: Counter[str] = Counter()
 
@@ -22,5 +24,10 @@ def live(folder: Path, numbers: dict[str, list[int]], where: str, nth: int) -> N
 
     if where == "time":
         threading.Timer(nth / 1000, os.kill, (os.getpid(), signal.SIGKILL)).start()
-    World(folder, numbers).run(point, snapshot_every_s=0.01).wait_until_finish()
+    world = World(folder, numbers)
+    world.delay = delay
+    try:
+        world.run(point, snapshot_every_s=0.01).wait_until_finish()
+    except Fenced:
+        os._exit(FENCED)
     os._exit(0)  # a timer that has not gone off is of no use any more

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
+import sqlite3
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import engine_victim
 import pytest
@@ -43,3 +47,49 @@ def test_a_reader_of_what_is_committed_sees_every_output_once_through_kills(tmp_
     assert ends[: len(POINTS) * 2] == [-signal.SIGKILL] * len(POINTS) * 2
     assert ends[-1] == 0
     assert Committer(tmp_path / "committed.sqlite").outputs() == expected(NUMBERS)
+
+
+def until_commits(folder: Path, count: int) -> dict[str, Any]:
+    """The last record once there are that many."""
+    end = time.monotonic() + 60
+    while True:
+        with contextlib.suppress(sqlite3.OperationalError):  # there is no table yet
+            last = reader(folder).last()
+            if last is not None and last["number"] >= count:
+                return last
+        assert time.monotonic() < end, "no commits"
+        time.sleep(0.02)
+
+
+def reader(folder: Path) -> Committer:
+    """Looks at what is committed without taking over."""
+    looking = Committer.__new__(Committer)
+    looking.path = folder / "committed.sqlite"
+    return looking
+
+
+def test_a_process_that_was_stopped_finds_itself_replaced_and_harms_nothing(tmp_path: Path, processes: ForkServerContext) -> None:
+    def start(delay: float) -> Any:
+        process = processes.Process(target=engine_victim.live, args=(tmp_path, NUMBERS, "nowhere", 0, delay))
+        process.start()
+        return process
+
+    zombie = start(0.05)
+    last = until_commits(tmp_path, 4)
+    os.kill(zombie.pid, signal.SIGSTOP)
+    successor = start(0.05)
+    until_commits(tmp_path, last["number"] + 8)
+    os.kill(successor.pid, signal.SIGSTOP)
+    os.kill(zombie.pid, signal.SIGCONT)
+    zombie.join(60)
+    assert zombie.exitcode == engine_victim.FENCED
+
+    record = reader(tmp_path).last()
+    assert record is not None
+    assert record["before"] is not None
+    assert all((tmp_path / "state" / f"{record[name]}.snapshot").exists() for name in ("snapshot", "before"))
+    successor.kill()
+    heir = start(0.0)
+    heir.join(60)
+    assert heir.exitcode == 0
+    assert reader(tmp_path).outputs() == expected(NUMBERS)

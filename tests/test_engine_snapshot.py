@@ -81,13 +81,14 @@ def test_an_interrupted_write_is_not_there_and_is_cleaned_away(tmp_path: Path) -
 
     folder = Folder(tmp_path)
     assert folder.ids() == ["1"]
-    folder.keep({"1", None})
+    folder.sweep()
     assert [path.name for path in tmp_path.iterdir()] == ["1.snapshot"]
 
 
-def test_only_the_named_are_kept(tmp_path: Path) -> None:
+def test_what_is_removed_is_gone_and_may_be_removed_again(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    for name in "12345":
+    for name in "123":
         folder.write(name, BODY)
-    folder.keep({"5", "3"})
-    assert folder.ids() == ["3", "5"]
+    folder.remove("2")
+    folder.remove("2")
+    assert folder.ids() == ["1", "3"]

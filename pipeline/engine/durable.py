@@ -37,7 +37,14 @@ class Ledger:
     def __init__(self, durability: Durability, graph: Graph) -> None:
         self._how = durability
         self._graph = graph
-        self._folder = Folder(durability.folder, durability.point)
+        try:
+            self._folder = Folder(durability.folder, durability.point)
+            self._folder.sweep()
+        except OSError as error:
+            raise SnapshotFailed(f"cannot use the state folder {durability.folder}: {error.strerror}") from error
+        # Snapshots that may be removed in time: those found here, and our own. Never others: while this process was stopped,
+        # another may have taken over, whose snapshots lie in the same folder.
+        self._known = set(self._folder.ids())
         self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="snapshot")
         self._writing: tuple[str, Future[None]] | None = None
         self._commits = 0  # number of the last one
@@ -77,7 +84,7 @@ class Ledger:
         """The first snapshot, of a job that has not read anything: on disk before the first commit."""
         name, frozen = self._freeze()
         self._write(name, frozen)
-        self._newest = name
+        self._written(name)
 
     @property
     def repeating(self) -> bool:
@@ -121,7 +128,7 @@ class Ledger:
         if self._how.live.account() != self._account or self._commits != self._frozen_at:
             name, frozen = self._freeze()
             self._write(name, frozen)
-            self._newest = name
+            self._written(name)
         return self._commit(wanted=wanted)
 
     def close(self) -> None:
@@ -151,9 +158,16 @@ class Ledger:
         self._clean()
         return True
 
+    def _written(self, name: str) -> None:
+        self._known.add(name)
+        self._newest = name
+        self._clean()
+
     def _clean(self) -> None:
-        """Remove the snapshots that no commit names and none will."""
-        self._folder.keep({*self._named, self._newest, self._writing[0] if self._writing else None})
+        """Remove the snapshots that no commit of ours names and none will."""
+        for name in self._known - {*self._named, self._newest}:
+            self._folder.remove(name)
+            self._known.discard(name)
 
     def _freeze_due(self, now: float) -> bool:
         if self._writing is not None or now < self._next_freeze or self._commits == self._frozen_at:
@@ -184,8 +198,8 @@ class Ledger:
             return
         name, written = self._writing
         written.result()
-        self._writing, self._newest = None, name
-        self._clean()
+        self._writing = None
+        self._written(name)
 
     def _load(self, record: dict[str, Any]) -> tuple[str, image.Image]:
         """The snapshot that a commit names, or the one before if it is damaged."""
@@ -212,7 +226,7 @@ class Ledger:
 
     def _refuse_strangers(self) -> None:
         """Without a commit, only what an interrupted first start left may lie in the folder."""
-        for name in self._folder.ids():
+        for name in sorted(self._known):
             try:
                 commits = image.decode(self._folder.read(name)).commits
             except Damaged as fault:
@@ -224,4 +238,3 @@ class Ledger:
                     f"{self._folder.path} holds the state of {commits} commits, but no commit of {self._how.application!r} is to be found: "
                     "is this the right broker, the right prefix? To begin again, move the folder away"
                 )
-        self._folder.keep(())

@@ -60,6 +60,8 @@ class Job:
             try:
                 step()
             except BaseException as error:  # noqa: BLE001 - kept for `wait_until_finish`, which raises it where it is seen
+                if self.error is not None:
+                    LOG.warning("after %r, ending failed too: %r", self.error, error)
                 self.error = self.error or error
         WAKENED.discard(self._awake)
         self.state = self._ending if self.error is None and self._ending is not None else PipelineState.FAILED

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.engine.protocols import nowhere
@@ -83,11 +83,14 @@ class Folder:
         """The snapshots there are, damaged ones too, in order of name."""
         return sorted(path.stem for path in self.path.glob("*" + SUFFIX))
 
-    def keep(self, names: Collection[str | None]) -> None:
-        """Remove every snapshot but these, and what an interrupted write left behind."""
-        for path in (*self.path.glob("*" + SUFFIX), *self.path.glob("*" + UNFINISHED)):
-            if path.stem not in names:
-                path.unlink()
+    def remove(self, name: str) -> None:
+        """Remove a snapshot; one that is gone already is no fault."""
+        (self.path / (name + SUFFIX)).unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what interrupted writes left behind."""
+        for path in self.path.glob("*" + UNFINISHED):
+            path.unlink()
 
 
 def sync(folder: Path) -> None:
