@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.compose import Told, Voice, decision, forecasts, late, scores, served, tidy
-from pipeline.records import Forecast, LeadForecast, Score, Source
+from pipeline.records import Forecast, LeadForecast, Score, Source, encode
 
 HOUR = 3_600_000_000
 H, Q = 3, 3
@@ -86,6 +86,15 @@ def test_a_score_points_to_the_forecast_it_is_about():
     assert record.scores[0].forecast_id == forecast.id
     assert (record.scores[0].error, record.scores[0].baseline_error, record.scores[0].baseline) == (1.0, 2.0, "last_value")
     assert record.scores[0].covered == [0.9]
+
+
+def test_a_score_joined_from_bytes_is_what_encoding_its_type_gives():
+    rng = np.random.default_rng(1)
+    numbers = {name: rng.normal(size=(2, H)) * 10.0 ** rng.integers(-9, 9, (2, H)) for name in ("s_point", "s_baseline_point")}
+    codes = {name: rng.integers(0, 3, (2, H)) for name in ("s_by", "s_baseline")}
+    messages = scores(step(2, covered=rng.random((2, H, 1)) < 0.5, **numbers, **codes), [told(0, 'a"\n'), told(1, "b")], voice(), since=0)
+    for message in messages:
+        assert encode(msgspec.json.decode(message.value, type=Score)) == message.value
 
 
 def test_forecasts_that_were_never_published_are_not_scored_in_public():
