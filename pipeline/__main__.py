@@ -59,22 +59,23 @@ def outcomes() -> Iterator[None]:
         say("interrupted")
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
-        code = exit_code(error)
-        if code is None:
+        known = outcome(error)
+        if known is None:
             raise
-        say(f"tidecast: {error}")
+        code, text = known
+        say(f"tidecast: {text}")
         raise typer.Exit(code) from None
 
 
-def exit_code(error: Exception) -> int | None:
-    """The code of an error that says itself what to do; None for a bug."""
+def outcome(error: Exception) -> tuple[int, str] | None:
+    """The exit code of an error that is known, and what to say; None for a bug."""
     from pipeline.settings import SettingsError
 
     if isinstance(error, SettingsError):
-        return WRONG_USAGE
-    from pipeline.operate import NAMED
+        return WRONG_USAGE, str(error)
+    from pipeline.operate import NAMED, told
 
-    return next((code for kind, code in NAMED if isinstance(error, kind)), None)
+    return next(((code, told(error)) for kind, code in NAMED if isinstance(error, kind)), None)
 
 
 def assigned(pairs: list[str] | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import apache_beam as beam
 import structlog
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
 from prometheus_client import CollectorRegistry
 
 from models.learner import Config
@@ -28,9 +28,9 @@ from pipeline import consume, engine, learn, metrics, publish, topics
 from pipeline.decode import Decoder, shape_of
 from pipeline.events import LedgerBroken, Rules
 from pipeline.flow import flow
+from pipeline.jars import BrokerError
 from pipeline.learn import LiveShard, Spec
 from pipeline.metrics import Metrics
-from pipeline.jars import BrokerError
 from pipeline.quantities import instant
 from pipeline.records import Source
 from pipeline.settings import Settings, kafka_options
@@ -41,6 +41,11 @@ LOG = structlog.get_logger()
 LOST = 78
 FENCED = 70
 FAILED = 1
+
+
+class BrokersAway(Exception):  # noqa: N818 - reads as what happened
+    """Nobody answers where the brokers should be."""
+
 
 # Errors that say themselves what to do, and the command's exit code for each; everything else is a bug. The first that fits counts.
 NAMED: tuple[tuple[type[BaseException], int], ...] = (
@@ -56,12 +61,24 @@ NAMED: tuple[tuple[type[BaseException], int], ...] = (
     (engine.EngineError, FAILED),
     (LedgerBroken, FAILED),
     (BrokerError, FAILED),
+    (BrokersAway, FAILED),
     (KafkaError, FAILED),
 )
 
 # After these the engine starts again in this process, from the last commit: the brokers were away, or an answer was lost.
-AGAIN: tuple[type[BaseException], ...] = (publish.CommitLost,)
+AGAIN: tuple[type[BaseException], ...] = (publish.CommitLost, BrokersAway)
 PATIENCE_SECONDS = 600.0  # without a single commit in between; then the process ends, and whoever supervises it decides
+
+
+REMEDIES: Mapping[type[BaseException], str] = {
+    consume.InputTrimmed: "start with --accept-loss to go on where the log begins; what is gone is counted",
+}
+
+
+def told(error: BaseException) -> str:
+    """The error and what can be done, without what Beam adds to it."""
+    text = str(error).partition(" [while running")[0]
+    return "; ".join([text, *(remedy for kind, remedy in REMEDIES.items() if isinstance(error, kind))])
 
 
 class Stop(threading.Event):
@@ -98,7 +115,8 @@ def log_to_stderr(level: str = "info") -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True)
-    logging.getLogger("kafka").setLevel(logging.ERROR)  # it tells of every reconnection; what matters, we say ourselves
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it tells of every reconnection; what matters, we say ourselves
+    logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it prints the trace of what it raises, too
 
 
 def rules_of(settings: Settings, sources: int) -> Rules:
@@ -185,6 +203,8 @@ def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str,
             try:
                 return live(settings, stop=stop, take_over=take_over, began=began)
             except AGAIN as error:
+                if PUBLISHER is None and isinstance(error, BrokersAway):
+                    raise  # there has been nobody from the start: more likely a wrong address than a restart
                 take_over = True  # the instance that may still seem alive was this one
                 if PUBLISHER is not None and PUBLISHER.commits > before:
                     patience = time.monotonic() + PATIENCE_SECONDS
@@ -198,8 +218,7 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
     """One life of the engine, from the last commit to a stop or an error."""
     global PUBLISHER  # noqa: PLW0603 - one run a process; tables and pacers look here
     options, prefix, application = kafka_options(settings), settings.output.prefix, settings.application
-    starts = consume.starts(options, settings.input.topics, settings.input.start, own=f"{prefix}.")
-    check_topics(settings)
+    starts = look(settings, options)
     if not take_over:
         publish.refuse_if_alive(options, application=application, prefix=prefix)
     publisher = PUBLISHER = publish.PUBLISHER = publish.KafkaPublisher(
@@ -239,6 +258,20 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
 
 
 BEAT_SECONDS = 1.0
+
+
+def look(settings: Settings, options: Mapping[str, Any]) -> dict[Source, int]:
+    """Where reading begins, once all topics are as they must be. Raises BrokersAway; TopicsError; consume.InputError."""
+    try:
+        starts = consume.starts(options, settings.input.topics, settings.input.start, own=f"{settings.output.prefix}.")
+        check_topics(settings)
+    except (KafkaError, topics.TopicsError) as error:
+        cause = error if isinstance(error, KafkaError) else error.__cause__
+        if not isinstance(cause, RetriableError | KafkaTimeoutError):
+            raise
+        where = ", ".join(settings.kafka.bootstrap)
+        raise BrokersAway(f"no broker answers at {where}: is kafka.bootstrap right, and does it run? ({cause})") from error
+    return starts
 
 
 def _different(text: str) -> None:
@@ -352,7 +385,9 @@ def _file(settings: Settings, file: Path, *, as_is: bool, wide_rows: bool, start
     kind = FORMATS.get(Path(file.name.removesuffix(".gz")).suffix.lower())
     if kind is None:
         raise consume.FileUnreadable(f"{file}: what is it? allowed: {', '.join(FORMATS)}, also with .gz")
-    return consume.File(str(file), kind, tuple(settings.input.at.split(",")), settings.input.at_format, tuple(settings.input.series) or ("series",), as_is)
+    return consume.File(
+        str(file), kind, tuple(settings.input.at.split(",")), settings.input.at_format, tuple(settings.input.series) or ("series",), as_is
+    )
 
 
 def run_elsewhere(settings: Settings, arguments: list[str]) -> None:
