@@ -123,12 +123,14 @@ def demo(
         from pipeline.demo import run_demo
         from pipeline.summary import console, show, what_next
 
-        result = run_demo(seconds, bootstrap=bootstrap, quiet=as_json)
+        result, interrupted = run_demo(seconds, bootstrap=bootstrap, quiet=as_json)
         if as_json:
             print_json(result)
         else:
             show(result, console())
             what_next(console())
+        if interrupted:
+            raise typer.Exit(INTERRUPTED)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": False})

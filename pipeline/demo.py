@@ -69,8 +69,8 @@ def producer(bootstrap: str, topic: str) -> Iterator[Callable[[int], None]]:
             child.wait()
 
 
-def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> dict[str, Any]:
-    """The summary, after `seconds` of streaming; everything that was started is stopped, whatever happens."""
+def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> tuple[dict[str, Any], bool]:
+    """The summary, after `seconds` of streaming, and whether Ctrl-C came first; what was started is stopped, whatever happens."""
     err = Console(stderr=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidecast-demo-", ignore_cleanup_errors=True)))
@@ -90,9 +90,7 @@ def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> dict[str,
         watch.start()
         result = operate.run(settings, stop=stop)
         watch.join(5)
-    if stop.interrupted:
-        raise KeyboardInterrupt
-    return result
+    return result, stop.interrupted
 
 
 def _watch(stop: operate.Stop, allow: Callable[[int], None], seconds: float, out: Console | None) -> None:

@@ -1,0 +1,56 @@
+"""The first command of the README, as a newcomer runs it: shorter, but all of it."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def children_of_the_demo() -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if "tidecast-demo-" in line or "pipeline.feed" in line]
+
+
+@pytest.mark.kafka
+def test_the_demo_forecasts_and_leaves_nothing_running():
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "demo", "--seconds", "12", "--json"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    result = json.loads(line)
+    assert result["consumed"] == result["used"] + result["duplicate"] + result["late"] + result["rejected"]
+    assert result["consumed"] > 21 * 50
+    assert result["late"] == result["rejected"] == 0
+    assert result["forecasts"] > 21 * 50
+    assert result["by_series"]["nyc_taxi"]["observations"] > 50
+    assert result["latency_ms"]["p99"] is not None
+    assert children_of_the_demo() == []
+
+
+@pytest.mark.kafka
+def test_ctrl_c_ends_the_demo_with_130_and_leaves_nothing_running():
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "demo", "--seconds", "100"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 90
+    while not any("pipeline.feed" in line for line in children_of_the_demo()):
+        assert time.monotonic() < deadline, "the producer never started"
+        time.sleep(0.2)
+    time.sleep(3)
+    child.send_signal(signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 130, err
+    assert "observations" in out, "the summary comes first"
+    assert children_of_the_demo() == []
