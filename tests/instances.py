@@ -144,15 +144,15 @@ class Sample(NamedTuple):
         return json.dumps({"series": self.series, "at": self.at * 1000, "value": self.value}).encode()
 
 
-def samples(series: int, steps: int, seed: int = 0) -> list[Sample]:
-    """Seeded waves with noise, in order of time; every third series ends five steps before the others."""
+def samples(series: int, steps: int, seed: int = 0, *, ragged: bool = True) -> list[Sample]:
+    """Seeded waves with noise, in order of time; `ragged`: every third series ends five steps before the others."""
     draw = random.Random(seed)
     names = [f"meter-{i}" for i in range(series)]
     return [
         Sample(name, BEGIN + t * HOUR, round(10 * (i + 1) + 3 * math.sin(2 * math.pi * (t + i) / 6) + draw.gauss(0, 0.5), 3))
         for t in range(steps)
         for i, name in enumerate(names)
-        if not (i % 3 == 2 and t >= steps - 5)
+        if not (ragged and i % 3 == 2 and t >= steps - 5)
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import resource
 import shutil
 import signal
@@ -300,7 +299,7 @@ def test_input_trimmed_below_our_position_needs_leave_to_go_on(tidecast: Tidecas
     run.stopped()
     produce(tidecast.bootstrap, tidecast.topic, ROWS[50:100])
     admin = KafkaAdminClient(bootstrap_servers=tidecast.bootstrap)
-    ends = {p: len([r for r in committed_in(tidecast, p)]) for p in (0, 1)}
+    ends = {p: end_of(tidecast, p) for p in (0, 1)}
     admin.delete_records({TopicPartition(tidecast.topic, p): end - 2 for p, end in ends.items()})
     admin.close()
     run = tidecast.start()
@@ -314,11 +313,11 @@ def test_input_trimmed_below_our_position_needs_leave_to_go_on(tidecast: Tidecas
     assert run.stopped()[0] == 0
 
 
-def committed_in(tidecast: Tidecast, partition: int) -> range:
+def end_of(tidecast: Tidecast, partition: int) -> int:
     consumer = Consumer({"bootstrap.servers": tidecast.bootstrap, "group.id": "asks"})
-    low, high = consumer.get_watermark_offsets(Place(tidecast.topic, partition), timeout=10)
+    _, end = consumer.get_watermark_offsets(Place(tidecast.topic, partition), timeout=10)
     consumer.close()
-    return range(low, high)
+    return int(end)
 
 
 def small_files(limit: int) -> None:
@@ -331,7 +330,8 @@ def test_a_full_disk_is_named_and_nothing_is_lost_when_there_is_room_again(tidec
     run = tidecast.start()
     tidecast.has(50, run)
     run.stopped()
-    kept = sorted(os.listdir(tidecast.folder / "state" / tidecast.application))
+    state = tidecast.folder / "state"
+    kept = set((state / tidecast.application).iterdir())
     produce(tidecast.bootstrap, tidecast.topic, ROWS[50:100])
     run = tidecast.start(first=partial(small_files, 20_000))
     tidecast.has(100, run)
@@ -339,8 +339,8 @@ def test_a_full_disk_is_named_and_nothing_is_lost_when_there_is_room_again(tidec
 
     assert run.ends() == 1
     assert "cannot write a snapshot" in one_message(run)
-    assert str(tidecast.folder / "state") in one_message(run)
-    assert set(kept) & set(os.listdir(tidecast.folder / "state" / tidecast.application))
+    assert str(state) in one_message(run)
+    assert kept & set((state / tidecast.application).iterdir())
 
     produce(tidecast.bootstrap, tidecast.topic, ROWS[100:150])
     run = tidecast.start()
