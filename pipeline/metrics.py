@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import get_args
@@ -12,6 +13,7 @@ from pipeline.records import Expert, Reason
 
 LEADS = ("1", "2-6", "7-24", "25+")
 BANDS = ("0.5", "0.8", "0.9")
+WIDTH = math.log(1.01)  # of a class of latencies
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -76,6 +78,7 @@ class Metrics:
         self.anomalies = counter("anomalies_total", "Actual values outside the 90 % band at lead 1.")
         # publish
         self.forecasts_published = counter("forecasts_published_total", "Forecasts committed.")
+        self.publish_failures = counter("publish_failures_total", "Sends and commits that did not succeed; the log says which and why.")
         self.forecasts_served = counter("forecasts_served_total", "Forecasts by who served lead 1.", "expert")
         self.forecast_latency_seconds = histogram("forecast_latency_seconds", "From a sample's append to its forecast being readable.")
         self.commit_duration_seconds = histogram("commit_duration_seconds", "What a commit took.")
@@ -91,6 +94,37 @@ class Metrics:
         ):
             for value in values:
                 metric.labels(**{name: value})  # there from the start: a rate needs its zero
+
+
+class Latency:
+    """Milliseconds from append to readable: quantiles of all so far, from counts in classes 1 % wide.
+
+    >>> latency = Latency()
+    >>> for ms in range(1, 101): latency.add(ms / 1e3)
+    >>> latency.ms()
+    {'p50': 50.0, 'p99': 99.4}
+    """
+
+    def __init__(self) -> None:
+        self._classes: dict[int, int] = {}
+        self.count = 0
+
+    def add(self, seconds: float) -> None:
+        at = math.ceil(math.log(max(seconds, 1e-4)) / WIDTH)
+        self._classes[at] = self._classes.get(at, 0) + 1
+        self.count += 1
+
+    def ms(self) -> dict[str, float | None]:
+        return {"p50": self._quantile(0.5), "p99": self._quantile(0.99)}
+
+    def _quantile(self, share: float) -> float | None:
+        seen = 0
+        classes = dict(self._classes)  # whoever asks does so in another thread
+        for at in sorted(classes):
+            seen += classes[at]
+            if seen >= share * self.count:
+                return round(1e3 * math.exp(at * WIDTH), 1)
+        return None
 
 
 @contextmanager

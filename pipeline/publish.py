@@ -10,20 +10,26 @@ import base64
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import apache_beam as beam
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.serializer import Serializer
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.metrics import Metrics
+from pipeline.metrics import Latency, Metrics
 from pipeline.records import Message, rfc3339
-from pipeline.topics import topic
+from pipeline.topics import MISSING, TopicsError, anybody, plan, topic, wanted
 
 COMMIT_SECONDS = 20.0  # a broker answers in milliseconds; past this it is away, and nothing may block longer than 30 s
+ABORT_SECONDS = 2.0  # at the end; who does not get it done leaves it to the next one, or to the transaction's own time-out
 INIT_MS = 25_000
+ASKING_MS = 3_000  # what is wrong, after something went wrong
+READ_SECONDS = 25.0  # for a topic's end to be settled, and without news while reading it
+WINDOW = 1_000  # offsets read at first from a topic's end: the newest record of a live application is among them
 IN_FLIGHT_BYTES = 16 << 20  # sent and not acknowledged; the client itself has no limit
 ALIVE_SECONDS = 5.0  # a live instance beats once a second
 
@@ -33,6 +39,7 @@ OPTIONS: Mapping[str, Any] = {
     "linger_ms": 5,
     "batch_size": 256 << 10,  # one batch a partition and commit, mostly: fewer requests, better compression
     "max_request_size": 8 << 20,
+    "bootstrap_timeout_ms": INIT_MS,
     "max_block_ms": INIT_MS,
     "delivery_timeout_ms": 20_000,
     "request_timeout_ms": 10_000,
@@ -56,10 +63,16 @@ class StillAlive(PublishError):  # noqa: N818
 
 
 class CommitLost(PublishError):  # noqa: N818
-    """The commit did not happen, or the brokers are away: everything since the last commit has to be done again."""
+    """The commit did not happen, or the brokers are away: all since the last commit has to be done again."""
 
 
 FENCING = (errors.ProducerFencedError, errors.InvalidProducerEpochError)
+NOTHING = bytes(bytearray(b"no value"))  # by identity: the client takes no record that has neither key nor value, Kafka does
+
+
+class OrNothing(Serializer):
+    def serialize(self, _topic: str, _headers: Any, data: bytes | None) -> bytes | None:
+        return None if data is NOTHING else data
 
 
 class Publisher(Protocol):
@@ -98,43 +111,10 @@ def headers(message: Message, application: str) -> list[tuple[str, bytes]]:
 SINGULAR = {"forecasts": "forecast", "scores": "score", "late": "late", "models": "model", "decisions": "decision", "status": "status"}
 
 
-class Latency:
-    """Milliseconds from append to readable: quantiles of all so far, from counts in classes 2 % wide.
-
-    >>> latency = Latency()
-    >>> for ms in range(1, 101): latency.add(ms / 1e3)
-    >>> 49 < latency.ms()["p50"] < 52, 98 < latency.ms()["p99"] < 102
-    (True, True)
-    """
-
-    def __init__(self) -> None:
-        self._classes: dict[int, int] = {}
-        self.count = 0
-
-    def add(self, seconds: float) -> None:
-        import math
-
-        at = math.ceil(math.log(max(seconds, 1e-4)) / math.log(1.02))
-        self._classes[at] = self._classes.get(at, 0) + 1
-        self.count += 1
-
-    def ms(self) -> dict[str, float | None]:
-        return {"p50": self._quantile(0.5), "p99": self._quantile(0.99)}
-
-    def _quantile(self, share: float) -> float | None:
-        seen = 0
-        classes = dict(self._classes)
-        for at in sorted(classes):
-            seen += classes[at]
-            if seen >= share * self.count:
-                return round(1e3 * 1.02**at, 1)
-        return None
-
-
 class KafkaPublisher:
     """The transactional producer of an application; the engine's Committer.
 
-    Made by `KafkaPublisher.take`, which fences whoever held the application before.
+    To make one fences whoever held the application before, and aborts what they had open.
     """
 
     def __init__(self, options: Mapping[str, Any], *, application: str, prefix: str, metrics: Metrics | None = None) -> None:
@@ -148,34 +128,35 @@ class KafkaPublisher:
         self._forecasts = 0
         self.commits = 0
         self.latency = Latency()
-        self.failed: Exception | None = None  # of a send, seen by its callback
+        self._refused: list[tuple[Exception, str, int]] = []  # by the present producer's callbacks: why, topic, bytes
         self._producer = self._begin()
 
     def _begin(self) -> KafkaProducer:
-        """A producer that has fenced its predecessors, in a transaction. What they had open is aborted."""
+        """A producer that has fenced its predecessors, in a transaction."""
         try:
-            producer = KafkaProducer(**self._options, **OPTIONS, transactional_id=f"tidecast-{self._application}")
+            producer = KafkaProducer(
+                **self._options, **OPTIONS, transactional_id=f"tidecast-{self._application}", value_serializer=OrNothing()
+            )
         except errors.KafkaError as error:
-            raise CommitLost(f"no broker answers at {', '.join(self._options['bootstrap_servers'])}: {error}") from error
+            raise nobody(self._options) from error
+        # A producer whose epoch is refused would ask for a new one by itself, in the middle of our transaction
+        producer._transaction_manager._api_version = (2, 4)  # noqa: SLF001 - before that was possible
         try:
             producer.init_transactions()
             producer.begin_transaction()
-        except FENCING as error:
-            producer.close(timeout=0)
-            raise Fenced(f"another instance of {self._application!r} has taken over") from error
-        except errors.AuthorizationError as error:
-            producer.close(timeout=0)
-            why = f"transactional id tidecast-{self._application}: the user needs WRITE and DESCRIBE on it: {error}"
-            raise PublishError(why) from error
         except errors.KafkaError as error:
-            producer.close(timeout=0)
+            drop(producer)
+            if isinstance(error, FENCING):
+                raise Fenced(f"another instance of {self._application!r} has taken over") from error
+            if isinstance(error, errors.AuthorizationError):
+                why = f"transactional id tidecast-{self._application}: the user needs WRITE and DESCRIBE on it: {error}"
+                raise PublishError(why) from error
             raise CommitLost(f"no transaction can be begun: {error}") from error
+        self._in_flight, self._refused = 0, []
         return producer
 
-    # Committer
-
     def send(self, message: Message) -> None:
-        """Into the open transaction; dropped while muted."""
+        """Into the open transaction; dropped while muted. Raises PublishError and its kinds."""
         if self._muted:
             return
         self._put(topic(self._prefix, message.kind), message.key, message.value, headers(message, self._application))
@@ -185,150 +166,222 @@ class KafkaPublisher:
                 self._causes.append(message.cause)
 
     def _put(self, name: str, key: bytes | None, value: bytes | None, told: list[tuple[str, bytes]]) -> None:
-        size = len(key or b"") + len(value or b"")
+        size = len(key or b"") + len(value or b"") + sum(len(header) + len(said) for header, said in told)
         if self._in_flight + size > IN_FLIGHT_BYTES:
-            self._flush()
+            self._flush(time.monotonic() + COMMIT_SECONDS)
         self._in_flight += size
         try:
-            self._producer.send(name, key=key, value=value, headers=told).add_errback(self._refused, name)
-        except errors.MessageSizeTooLargeError as error:
-            raise PublishError(f"{name}: a record of {size:,} bytes is too large for the producer: {error}") from error
+            sent = self._producer.send(name, key=key, value=NOTHING if value is None else value, headers=told)
         except errors.KafkaError as error:
-            raise self._named(error, name) from error
+            raise self._named(error, name, size) from error
+        sent.add_errback(refused, self._refused, name, size)
 
-    def _refused(self, name: str, error: Exception) -> None:
-        if self.failed is None:
-            self.failed = self._named(error, name)
-
-    def _named(self, error: Exception, name: str) -> Exception:
-        if isinstance(error, FENCING):
-            return Fenced(f"another instance of {self._application!r} has taken over")
-        if isinstance(error, errors.AuthorizationError):
-            return PublishError(f"{name}: the user needs WRITE on it: {error}")
-        if isinstance(error, errors.UnknownTopicOrPartitionError | errors.KafkaTimeoutError) and self._gone(name):
-            return PublishError(f"{name} does not exist: run `tidecast topics apply`")
-        if isinstance(error, errors.MessageSizeTooLargeError):
-            return PublishError(f"{name}: the broker takes no record so large; raise the topic's max.message.bytes: {error}")
-        return CommitLost(f"{name}: {type(error).__name__}: {error}")
-
-    def _gone(self, name: str) -> bool:
+    def _flush(self, deadline: float) -> None:
         try:
-            return self._producer._metadata.partitions_for_topic(name) is None  # noqa: SLF001 - asking the producer would block
-        except AttributeError:
-            return False
-
-    def _flush(self) -> None:
-        try:
-            self._producer.flush(timeout=COMMIT_SECONDS)
+            self._producer.flush(timeout=max(deadline - time.monotonic(), 0.1))
         except errors.KafkaError as error:
-            raise self.failed or CommitLost(f"the brokers do not take what we send: {error}") from error
+            raise self._named(error, "") from error
         self._in_flight = 0
-        if self.failed is not None:
-            raise self.failed
+        if self._refused:
+            raise self._named(*self._refused[0])
+
+    def _named(self, error: Exception, name: str, size: int = 0) -> PublishError:
+        """What is behind an error of the client, and what to do about it."""
+        if self._refused:
+            error, name, size = self._refused[0]  # all that came after follows from it
+        cause = self._producer._transaction_manager.last_error or error  # noqa: SLF001 - its own error hides the cause
+        if self._metrics is not None:
+            self._metrics.publish_failures.inc()
+        if isinstance(cause, FENCING):
+            return Fenced(f"another instance of {self._application!r} has taken over")
+        if isinstance(cause, errors.GroupAuthorizationFailedError):
+            return PublishError(f"consumer group {self._application}: the user needs READ on it to commit positions: {cause}")
+        if isinstance(cause, errors.TopicAuthorizationFailedError):
+            which = ", ".join(sorted(map(str, cause.args[0]))) if cause.args and isinstance(cause.args[0], set | frozenset) else name
+            return PublishError(f"{which}: the user needs WRITE on it: {cause}")
+        if isinstance(cause, errors.AuthorizationError):
+            return PublishError(f"the user needs WRITE on transactional id tidecast-{self._application} and on {name}: {cause}")
+        if isinstance(cause, errors.MessageSizeTooLargeError):
+            return PublishError(f"{name} takes no record of {size:,} bytes: raise its max.message.bytes: {cause}")
+        gone = self._gone()
+        if gone:
+            return PublishError(f"{', '.join(gone)} is missing: run `tidecast topics apply`")
+        return CommitLost(f"{name or 'the brokers'}: {type(cause).__name__}: {cause}")
+
+    def _gone(self) -> list[str]:
+        """Our topics that are not there any more; the client itself waits for ever for them to come back."""
+        try:
+            found = plan({**self._options, "bootstrap_timeout_ms": ASKING_MS}, wanted(self._prefix, 1))
+        except TopicsError:
+            return []  # nobody answers: the outage is the news, not the topics
+        return [difference.topic for difference in found if difference.what == MISSING]
 
     def mute(self, muted: bool, /) -> None:  # noqa: FBT001 - one flag, named by the verb
         self._muted = muted
 
     def commit(self, record: dict[str, Any]) -> None:
-        """All since the last commit, the positions and the record, in one transaction.
+        """All since the last commit, the positions and the record, in one transaction; returns when it is committed.
 
-        Raises Fenced; PublishError; CommitLost when it is certain that nothing was committed.
+        Raises Fenced; PublishError; CommitLost when it is certain that nothing was committed, or nobody can say.
         """
         began = time.monotonic()
-        name = topic(self._prefix, "commits")
-        self._put(name, self._application.encode(), json.dumps(record).encode(), [])
-        self._flush()
+        deadline = began + COMMIT_SECONDS
+        self._put(topic(self._prefix, "commits"), self._application.encode(), json.dumps(record).encode(), [])
+        self._flush(deadline)
         try:
-            self._end(record)
-        except FENCING as error:
-            raise Fenced(f"another instance of {self._application!r} has taken over") from error
-        except errors.AuthorizationError as error:
-            raise PublishError(f"the commit is refused: the user needs READ on group {self._application}: {error}") from error
+            self._add_positions(record["account"].get("positions", ()), deadline)
+            ending = self._producer._transaction_manager.begin_commit()  # noqa: SLF001 - the public call waits for ever
+        except (errors.KafkaError, TimeoutError) as error:
+            raise self._named(error, "") from error
+        try:
+            self._await(ending, deadline)
         except (errors.KafkaError, TimeoutError) as error:
             self._find_out(record, error)
-        self.commits += 1
+        else:
+            self._producer.begin_transaction()
         self._told(time.monotonic() - began)
 
-    def _end(self, record: dict[str, Any]) -> None:
-        positions = record["account"].get("positions", [])
-        manager = self._producer._transaction_manager  # noqa: SLF001 - the public calls wait for ever
+    def _add_positions(self, positions: Sequence[tuple[str, int, int]], deadline: float) -> None:
         if positions:
             offsets = {TopicPartition(name, p): OffsetAndMetadata(position, "", -1) for name, p, position in positions}
-            self._await(manager.send_offsets_to_transaction(offsets, self._application))
-        self._await(manager.begin_commit())
-        self._producer.begin_transaction()
+            self._await(self._producer._transaction_manager.send_offsets_to_transaction(offsets, self._application), deadline)  # noqa: SLF001
 
-    def _await(self, result: Any) -> None:
+    def _await(self, result: Any, deadline: float) -> None:
         self._producer._sender.wakeup()  # noqa: SLF001
-        if not result.wait(timeout_ms=COMMIT_SECONDS * 1e3):
-            raise TimeoutError(f"no answer within {COMMIT_SECONDS:.0f} s")
+        if not result.wait(timeout_ms=max(deadline - time.monotonic(), 0.1) * 1e3):
+            raise TimeoutError("no answer in time")
 
     def _find_out(self, record: dict[str, Any], error: Exception) -> None:
         """The answer to a commit was lost: take the transaction over from ourselves, and read what became of it."""
-        if self._metrics is not None:
-            self._metrics.commits.labels(outcome="indefinite").inc()
-        self._producer.close(timeout=0)
-        self._in_flight = 0
+        if isinstance(self._producer._transaction_manager.last_error, FENCING):  # noqa: SLF001
+            raise self._named(error, "") from error  # who has taken over reads the truth; to fence them would be war
+        self._outcome("indefinite")
+        drop(self._producer)
         self._producer = self._begin()
         last = self.last()
         if last is None or last["number"] < record["number"]:
-            if self._metrics is not None:
-                self._metrics.commits.labels(outcome="aborted").inc()
+            self._outcome("aborted")
             raise CommitLost(f"commit {record['number']} did not happen: {error}") from error
-        if last["snapshot"] != record["snapshot"] or last["account"] != json.loads(json.dumps(record["account"])):
+        if last != json.loads(json.dumps(record)):
             raise Fenced(f"commit {record['number']} of {self._application!r} is another instance's")
 
-    def _told(self, seconds: float) -> None:
-        now = time.time()
-        for cause in self._causes:
-            self.latency.add(now - cause / 1e6)
+    def _outcome(self, outcome: str) -> None:
         if self._metrics is not None:
-            m = self._metrics
-            m.commits.labels(outcome="committed").inc()
-            m.commit_duration_seconds.observe(seconds)
-            m.forecasts_published.inc(self._forecasts)
-            for cause in self._causes:
-                m.forecast_latency_seconds.observe(max(now - cause / 1e6, 0.0))
+            self._metrics.commits.labels(outcome=outcome).inc()
+
+    def _told(self, seconds: float) -> None:
+        self.commits += 1
+        now = time.time()
+        waited = [max(now - cause / 1e6, 0.0) for cause in self._causes]
+        for one in waited:
+            self.latency.add(one)
+        self._outcome("committed")
+        if self._metrics is not None:
+            self._metrics.commit_duration_seconds.observe(seconds)
+            self._metrics.forecasts_published.inc(self._forecasts)
+            for one in waited:
+                self._metrics.forecast_latency_seconds.observe(one)
         self._causes, self._forecasts = [], 0
 
     def last(self) -> dict[str, Any] | None:
         """The last committed record of this application; None if there has never been one."""
-        found = None
-        for key, value in whole(self._options, topic(self._prefix, "commits")):
-            if key == self._application.encode() and value is not None:
-                found = json.loads(value)
-        return found
+        found = newest(self._options, topic(self._prefix, "commits"), self._application.encode())
+        return None if found is None else json.loads(found)
 
     def latency_ms(self) -> dict[str, float | None]:
         return self.latency.ms()
 
     def close(self) -> None:
-        """Give the connection back; what is not committed is aborted by whoever comes next."""
-        self._producer.close(timeout=1)
+        """Give the connection back. What is not committed is aborted, so that no reader has to wait for its time-out."""
+        with suppress(errors.KafkaError, TimeoutError):
+            self._await(self._producer._transaction_manager.begin_abort(), time.monotonic() + ABORT_SECONDS)  # noqa: SLF001
+        drop(self._producer)
 
 
-def whole(options: Mapping[str, Any], name: str) -> Iterator[tuple[bytes | None, bytes | None]]:
-    """Every committed record of a topic of one partition, as it is now. Raises PublishError when it does not exist."""
-    consumer = KafkaConsumer(
-        **options, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest", isolation_level="read_committed",
-        allow_auto_create_topics=False, metrics_enabled=False,
-    )  # fmt: skip
+def refused(found: list[tuple[Exception, str, int]], name: str, size: int, error: Exception) -> None:
+    """In the sender's thread: a record of `size` bytes was not taken by a topic."""
+    found.append((error, name, size))
+
+
+def drop(producer: KafkaProducer) -> None:
+    """Close without sending what is left; the client's own `close` waits for that, and gives up half-way when it cannot."""
+    producer._sender.force_close()  # noqa: SLF001
+    with suppress(errors.KafkaError):
+        producer.close(timeout=1)
+
+
+def nobody(options: Mapping[str, Any]) -> CommitLost:
+    return CommitLost(f"no broker answers at {', '.join(options['bootstrap_servers'])}; is kafka.bootstrap right?")
+
+
+@contextmanager
+def reader(options: Mapping[str, Any], partition: TopicPartition, isolation: str) -> Iterator[KafkaConsumer]:
+    """A consumer of one partition, in no group. Raises PublishError, CommitLost."""
+    if not anybody(options["bootstrap_servers"]):
+        raise nobody(options)
     try:
-        partition = TopicPartition(name, 0)
-        if not consumer.partitions_for_topic(name):
-            raise PublishError(f"{name} does not exist: run `tidecast topics apply`")
-        consumer.assign([partition])
-        consumer.seek_to_beginning(partition)
-        end = consumer.end_offsets([partition])[partition]
-        while consumer.position(partition) < end:
-            for records in consumer.poll(timeout_ms=500).values():
-                yield from ((r.key, r.value) for r in records)
-    except errors.TopicAuthorizationFailedError as error:
-        raise PublishError(f"{name}: the user needs READ on it") from error
+        consumer = KafkaConsumer(
+            **options, group_id=None, enable_auto_commit=False, auto_offset_reset="earliest", isolation_level=isolation,
+            allow_auto_create_topics=False, metrics_enabled=False, bootstrap_timeout_ms=INIT_MS,
+        )  # fmt: skip
     except errors.KafkaError as error:
-        raise CommitLost(f"{name} cannot be read: {type(error).__name__}: {error}") from error
+        raise nobody(options) from error
+    try:
+        if not consumer.partitions_for_topic(partition.topic):
+            raise PublishError(f"{partition.topic} is missing: run `tidecast topics apply`")
+        consumer.assign([partition])
+        yield consumer
+    except errors.TopicAuthorizationFailedError as error:
+        raise PublishError(f"{partition.topic}: the user needs READ on it") from error
+    except errors.KafkaError as error:
+        raise CommitLost(f"{partition.topic} cannot be read: {type(error).__name__}: {error}") from error
     finally:
         consumer.close(autocommit=False)
+
+
+def newest(options: Mapping[str, Any], name: str, key: bytes) -> bytes | None:
+    """The value of the newest committed record with `key` in a topic of one partition, as it is now; None: there is none.
+
+    Read from the end in windows that widen, so that a topic not compacted for long costs nothing. Another application's
+    open transaction may hide our own committed record; it is waited for, never guessed past.
+    """
+    partition = TopicPartition(name, 0)
+    with reader(options, partition, "read_committed") as consumer:
+        upper, begin = settled(options, consumer, partition), consumer.beginning_offsets([partition])[partition]
+        width = WINDOW
+        while upper > begin:
+            lower = max(begin, upper - width)
+            found = [value for k, value in between(consumer, partition, lower, upper) if k == key]
+            if found:
+                return found[-1]
+            upper, width = lower, width * 4
+    return None
+
+
+def settled(options: Mapping[str, Any], consumer: KafkaConsumer, partition: TopicPartition) -> int:
+    """The end of a partition, once everything that is there now is decided. Raises CommitLost where that takes too long."""
+    with reader(options, partition, "read_uncommitted") as anyone:
+        end: int = anyone.end_offsets([partition])[partition]
+    deadline = time.monotonic() + READ_SECONDS
+    while (stable := consumer.end_offsets([partition])[partition]) < end:
+        if time.monotonic() > deadline:
+            raise CommitLost(f"{partition.topic} has an open transaction at {stable:,}: its owner died; wait until it times out")
+        time.sleep(0.1)
+    return end
+
+
+def between(consumer: KafkaConsumer, partition: TopicPartition, lower: int, upper: int) -> Iterator[tuple[bytes | None, bytes | None]]:
+    """Keys and values of the committed records in [lower, upper)."""
+    consumer.seek(partition, lower)
+    heard, position = time.monotonic(), lower
+    while position < upper:
+        for records in consumer.poll(timeout_ms=500).values():
+            yield from ((r.key, r.value) for r in records if r.offset < upper)
+        reached = consumer.position(partition, timeout_ms=5_000)
+        if reached is not None and reached > position:
+            heard, position = time.monotonic(), reached
+        elif time.monotonic() > heard + READ_SECONDS:
+            raise CommitLost(f"{partition.topic} cannot be read past {position:,}: the brokers do not answer")
 
 
 def refuse_if_alive(options: Mapping[str, Any], *, application: str, prefix: str) -> None:
@@ -337,17 +390,13 @@ def refuse_if_alive(options: Mapping[str, Any], *, application: str, prefix: str
     Nothing is waited for where there has never been a heartbeat, or where the last one said good-bye.
     """
     name, key = topic(prefix, "status"), application.encode()
-    first = None
     deadline = time.monotonic() + ALIVE_SECONDS
+    first = newest(options, name, key)
     while True:
-        beat = None
-        for k, value in whole(options, name):
-            if k == key and value is not None:
-                beat = json.loads(value)
-        if beat is None or beat.get("state") == "stopped":
+        last = newest(options, name, key)
+        if last is None or json.loads(last)["state"] == "stopped":
             return
-        first = first or beat
-        if (beat["instance"], beat["beat"]) != (first["instance"], first["beat"]):
+        if last != first:
             raise StillAlive(f"an instance of {application!r} is running (its heartbeat moves): stop it, or start with --take-over")
         if time.monotonic() > deadline:
             return  # nobody's: it died without a word
@@ -362,26 +411,27 @@ class Heart:
         self._application = application
         self._instance = instance
         self._beats = 0
-        self._producer = KafkaProducer(
-            **options, acks=1, linger_ms=0, max_block_ms=1_000, allow_auto_create_topics=False, metrics_enabled=False
-        )
+        try:
+            self._producer = KafkaProducer(
+                **options, acks=1, enable_idempotence=False, linger_ms=0, max_block_ms=1_000, bootstrap_timeout_ms=INIT_MS,
+                allow_auto_create_topics=False, metrics_enabled=False,
+                max_in_flight_requests_per_connection=1,  # a beat that is sent again must not come after the good-bye
+            )  # fmt: skip
+        except errors.KafkaError as error:
+            raise nobody(options) from error
 
     def beat(self, status: Mapping[str, Any], *, state: str = "running") -> None:
         """Raises nothing: a status that cannot be written is one that is not seen."""
         self._beats += 1
         value = {"application": self._application, "instance": self._instance, "beat": self._beats, "state": state, **status}
-        try:
+        with suppress(errors.KafkaError):
             self._producer.send(self._topic, key=self._application.encode(), value=json.dumps(value).encode())
-        except errors.KafkaError:
-            return
 
     def close(self, status: Mapping[str, Any]) -> None:
         self.beat(status, state="stopped")
-        try:
+        with suppress(errors.KafkaError):
             self._producer.flush(timeout=2)
-        except errors.KafkaError:
-            pass
-        self._producer.close(timeout=1)
+        drop(self._producer)
 
 
 class FilePublisher:

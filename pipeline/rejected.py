@@ -9,6 +9,9 @@ from pipeline.records import Message, Raw, Rejection, Source, identity
 
 OURS = "__tidecast.errors."
 EXPLANATION_BYTES = 1_000  # of the message for a person
+# Of keys and of headers. A broker takes 1,048,588 bytes a record unless told otherwise: the largest value that is kept
+# (512 KiB), key and headers must fit in there together, or a single record could stop us for ever.
+EXTRAS_BYTES = 256 << 10
 
 
 def rejection_message(
@@ -16,7 +19,8 @@ def rejection_message(
 ) -> Message:
     """The record for the rejected topic; `raw` is None for what the client could not read: position and size only.
 
-    A value over `max_bytes` stays away, with its size and SHA-256 in headers.
+    A value over `max_bytes` stays away, with its size and SHA-256 in headers; so does a key or a set of headers that
+    would make the record too large for a broker.
     """
     name = identity("rejected", application, source.topic, source.partition, rejection.offset, rejection.series)
     told = {
@@ -30,13 +34,20 @@ def rejection_message(
         "attempt": "1",
         "version": version,
     }
-    value, original = (raw.value, raw.headers) if raw is not None else (None, ())
+    key, value, own = (raw.key, raw.value, untouched(raw.headers)) if raw is not None else (None, None, ())
     if value is not None and len(value) > max_bytes:
-        told["bytes"], told["sha256"] = str(len(value)), hashlib.sha256(value).hexdigest()
+        told |= {"bytes": str(len(value)), "sha256": hashlib.sha256(value).hexdigest()}
         value = b""
-    headers = (*untouched(original), *((OURS + name, text(said)) for name, said in told.items()))
-    at = raw.stamp if raw is not None else 0
-    return Message("rejected", raw.key if raw is not None else None, value, name, at, headers)
+    room = EXTRAS_BYTES - len(key or b"")
+    if room < 0 and key is not None:
+        told |= {"key_bytes": str(len(key)), "key_sha256": hashlib.sha256(key).hexdigest()}
+        key, room = b"", EXTRAS_BYTES
+    weight = sum(len(header.encode()) + len(said) for header, said in own)
+    if weight > room:
+        told |= {"headers": str(len(own)), "headers_bytes": str(weight)}
+        own = ()
+    headers = (*own, *((OURS + header, text(said)) for header, said in told.items()))
+    return Message("rejected", key, value, name, raw.stamp if raw is not None else 0, headers)
 
 
 def untouched(headers: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
@@ -50,5 +61,5 @@ def text(said: str) -> bytes:
     >>> text("a" + chr(10) + "b")
     b'a b'
     """
-    plain = "".join(c if c.isprintable() else " " for c in said)
-    return plain.encode("utf-8", "replace")[:EXPLANATION_BYTES]
+    plain = "".join(c if c.isprintable() else " " for c in said[:EXPLANATION_BYTES])
+    return plain.encode()[:EXPLANATION_BYTES].decode(errors="ignore").encode()  # no half of a character at the end

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
+from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
 from pipeline.settings import KINDS
 
 MISSING = "is missing"
+UNSEEN = "is missing, or hidden from us: the user needs DESCRIBE on it, and CREATE to make it"
 COMPACTED = frozenset({"models", "status", "commits"})
 ONE_PARTITION = frozenset({"models", "decisions", "status", "commits"})  # read whole, and in order
 KEPT_LONG = str(10 * 365 * 86_400_000)  # ms; decisions are few, and a run is repeated from them
+# Twice a second, for ever, and only the newest counts: without these a broker would keep a week or a gigabyte of each,
+# and of the markers of transactions another day.
+OFTEN = {"segment.ms": "3600000", "min.cleanable.dirty.ratio": "0.1", "delete.retention.ms": "60000"}
 
 
 class TopicsError(Exception):
@@ -51,23 +56,29 @@ def wanted(prefix: str, partitions: int) -> list[Wanted]:
         config = {"cleanup.policy": "compact" if kind in COMPACTED else "delete"}
         if kind == "decisions":
             config["retention.ms"] = KEPT_LONG
+        if kind in ("status", "commits"):
+            config |= OFTEN
         out.append(Wanted(topic(prefix, kind), 1 if kind in ONE_PARTITION else partitions, config))
     return out
 
 
 def plan(options: Mapping[str, Any], want: list[Wanted]) -> list[Difference]:
-    """Every difference between the topics that there are and those that there must be."""
+    """Every difference between the topics that there are and those that there must be. Raises TopicsError."""
     with client(options) as admin:
-        there = {t["name"]: t for t in admin.describe_topics([w.name for w in want]) if not t.get("error_code")}
-        policy_of = policies(admin, [w.name for w in want if w.name in there])
+        answers = {t["name"]: t for t in admin.describe_topics([w.name for w in want])}
+        there = {name: t for name, t in answers.items() if not t["error_code"]}
+        policy_of = policies(admin, list(there))
     found = []
     for w in want:
+        if w.name in answers and answers[w.name]["error_code"] == TopicAuthorizationFailedError.errno:
+            found.append(Difference(w.name, UNSEEN, fatal=True))
+            continue
         if w.name not in there:
             found.append(Difference(w.name, MISSING, fatal=True))
             continue
         policy = policy_of.get(w.name)
         if policy is not None and policy != w.config["cleanup.policy"]:
-            found.append(Difference(w.name, f"has cleanup.policy {policy}, want {w.config['cleanup.policy']}", fatal=False))
+            found.append(Difference(w.name, f"has cleanup.policy {policy}, want {w.config['cleanup.policy']}", fatal=True))
         count = len(there[w.name]["partitions"])
         if w.partitions == 1 and count != 1:
             found.append(Difference(w.name, f"has {count} partitions, want 1", fatal=True))
@@ -76,9 +87,11 @@ def plan(options: Mapping[str, Any], want: list[Wanted]) -> list[Difference]:
 
 def apply(options: Mapping[str, Any], want: list[Wanted], *, replication: int) -> list[str]:
     """Make the topics that are missing; returns their names. Raises TopicsError."""
-    missing = {d.topic for d in plan(options, want) if d.what == MISSING}
+    missing = {d.topic for d in plan(options, want) if d.what in {MISSING, UNSEEN}}
+    spare = replication > 2  # noqa: PLR2004 - then one may be away, and what was acknowledged is still in two places
+    safe = {"min.insync.replicas": "2"} if spare else {}
     make = {
-        w.name: {"num_partitions": w.partitions, "replication_factor": replication, "configs": dict(w.config)}
+        w.name: {"num_partitions": w.partitions, "replication_factor": replication, "configs": {**w.config, **safe}}
         for w in want
         if w.name in missing
     }
@@ -96,14 +109,35 @@ def apply(options: Mapping[str, Any], want: list[Wanted], *, replication: int) -
     return list(make)
 
 
+ANSWER_MS = 10_000
+CONNECT_SECONDS = 3.0
+
+
+def anybody(servers: Sequence[str]) -> bool:
+    """Whether one of the brokers (host:port) takes a connection.
+
+    Asked before an admin client or a consumer is made: those that find nobody leave a thread behind that goes on trying.
+    """
+    for server in servers:
+        host, _, port = server.rpartition(":")
+        with suppress(OSError), socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS):
+            return True
+    return False
+
+
 @contextmanager
 def client(options: Mapping[str, Any]) -> Iterator[KafkaAdminClient]:
+    servers = options["bootstrap_servers"]
+    if not anybody(servers):
+        raise TopicsError(f"no broker answers at {', '.join(servers)}; is kafka.bootstrap right?")
     try:
-        admin = KafkaAdminClient(**options)
+        admin = KafkaAdminClient(**{"bootstrap_timeout_ms": ANSWER_MS, "request_timeout_ms": ANSWER_MS, **options})
     except KafkaError as error:
-        raise TopicsError(f"no broker answers at {', '.join(options['bootstrap_servers'])}: {error}; is kafka.bootstrap right?") from error
+        raise TopicsError(f"no broker answers at {', '.join(servers)}: {error}; is kafka.bootstrap right?") from error
     try:
         yield admin
+    except KafkaError as error:
+        raise TopicsError(f"the brokers do not answer what we ask about topics: {type(error).__name__}: {error}") from error
     finally:
         admin.close()
 
