@@ -25,7 +25,7 @@ from models.generation import Generation, Pool
 from models.heads import MIDDLE
 from models.inputs import LAGS, View
 from models.network import Flat, Network
-from models.replay import Replay, mixed
+from models.replay import Replay, Waiting, mixed
 from models.score import EXPERTS, REASONS
 
 __all__ = ["EXPERTS", "REASONS", "START", "Cells", "Config", "Decision", "Learner", "Step"]
@@ -148,6 +148,7 @@ class Learner:
         self.learnt = scale.blank(0, config.horizon)  # (C,) as of the newest generation
         self.pending = score.Pending(config.horizon, len(self.tails))
         self.replay = Replay(lesson.table(depth=config.truncation, form=self.form, hidden=config.hidden), capacity=config.replay)
+        self.waiting = Waiting(lesson.waiting(depth=config.truncation, form=self.form, hidden=config.hidden))
         nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, config.horizon))
         self.generations = {START: self.pool.generation(START, self.descent.average, nothing)}
         self.training: dict[str, float] = {"loss": float("nan"), "gradient_norm": float("nan"), "chains": 0}
@@ -429,10 +430,9 @@ class Learner:
         """Learn from the chains that end a few steps before these cells, and from some of long ago."""
         c, m = self.config, self.memory
         chosen = self._chosen(cells, instant, c.rows // len(ORIGINS))
-        keep = self._chosen(cells, instant + 1, REMEMBERED)
-        rows = np.concatenate([*([chosen] * len(ORIGINS)), keep])
-        end = cells.cell[rows] - np.repeat([*ORIGINS, c.horizon], [len(chosen)] * len(ORIGINS) + [len(keep)])
-        now = lesson.chains(m, self._series(cells.slot[rows]), end, depth=c.truncation, origins=TAUGHT, form=self.form)
+        end = (cells.cell[chosen] - np.array(ORIGINS)[:, None]).ravel()
+        of = self._series(np.tile(cells.slot[chosen], len(ORIGINS)))
+        now, origins = lesson.chains(m, of, end, depth=c.truncation, origins=TAUGHT, form=self.form)
         past = self.replay.draw(c.replayed, (c.seed, instant & ((1 << 63) - 1)))
         whole = lesson.together(now, past)
         decisions: list[Decision] = []
@@ -442,7 +442,9 @@ class Learner:
             if outcome.kind != "step":
                 numbers = {"loss": str(outcome.loss), "gradient_norm": str(outcome.norm), "chains": len(whole.lengths)}
                 decisions.append(Decision(outcome.kind, outcome.cause, numbers))
-        self.replay.add(lesson.stored(now, now.asked >= len(rows) - len(keep), c.truncation))
+        keep = self._chosen(Cells(*(a[chosen] for a in cells)), instant + 1, REMEMBERED)  # of the chains that end at ORIGINS[0]
+        self.waiting.add(lesson.stored(now, origins, np.isin(origins.asked, keep), m["key"], c.truncation))
+        self.replay.add(lesson.labelled(self.waiting.take(m["closed_newest"], c.horizon), m, self.form))
         return decisions
 
     def _series(self, slot: np.ndarray) -> lesson.Series:
@@ -493,6 +495,7 @@ class Learner:
             "memory": self.memory.state(),
             "pending": self.pending.state(),
             "replay": self.replay.state(),
+            "waiting": self.waiting.columns,
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
             "learnt": {"rows": scale.to_bytes(self.learnt)},
@@ -523,6 +526,7 @@ class Learner:
             self.memory.load(groups["memory"])
             self.pending.load(groups["pending"])
             self.replay.load(groups["replay"], rest["replay"])
+            self.waiting.load(groups["waiting"])
             self.descent.load({name: torch.from_numpy(a.copy()) for name, a in groups["descent"].items()}, rest["descent"])
             self.pool.load(groups["pool"], rest["pool"])
             self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon)

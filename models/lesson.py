@@ -25,7 +25,6 @@ class Lesson(NamedTuple):
 
     x: np.ndarray  # (M, F)
     lengths: np.ndarray  # (B,) all > 0
-    asked: np.ndarray  # (B,) which of the chains asked for; those without a step are not here
     carry: np.ndarray  # (B, 2, D) before each chain's first step
     row: np.ndarray  # (O,) chain that an origin is on
     place: np.ndarray  # (O,) its step
@@ -33,6 +32,16 @@ class Lesson(NamedTuple):
     paths: np.ndarray  # (O, 3, H)
     target: np.ndarray  # (O, H) in units, relative to the level; 0 where not known
     known: np.ndarray  # (O, H) bool
+
+
+class Origins(NamedTuple):
+    """Where the origins of a lesson stand: enough to label them when their targets have come."""
+
+    asked: np.ndarray  # (O,) which of the chains asked for they are on
+    slot: np.ndarray  # (O,)
+    cell: np.ndarray  # (O,)
+    level: np.ndarray  # (O,)
+    unit: np.ndarray  # (O, H)
 
 
 class Series(NamedTuple):
@@ -43,7 +52,7 @@ class Series(NamedTuple):
     naive: np.ndarray  # (N, 3, H)
 
 
-def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: int, form: Shape) -> Lesson:
+def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: int, form: Shape) -> tuple[Lesson, Origins]:
     """Chains that end at cells (N,) of series (N,), with labels at their last `origins` steps. Chains without a step are left out."""
     ring, newest = memory["closed"], memory["closed_newest"][of.slot]
     phase = end % LAGS
@@ -67,7 +76,8 @@ def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: 
     v = type(v)(*(a[taught] for a in v))
     blend, paths, unit = bearings(v, naive[taught], scale[taught])
     target, known = labels(ring, memory["closed_newest"], slot[taught], cell[taught], v.level, unit, form)
-    return Lesson(x, lengths, full, carry, who[taught], place[taught], blend, paths, target, known)
+    lesson = Lesson(x, lengths, carry, who[taught], place[taught], blend, paths, target, known)
+    return lesson, Origins(full[who[taught]], slot[taught], cell[taught], v.level, unit)
 
 
 def labels(
@@ -77,7 +87,8 @@ def labels(
     at = cell[:, None] + form.leads
     with np.errstate(over="ignore"):
         target = (read(ring, slot, at) - level[:, None]) / unit
-    known = (at <= newest[slot][:, None]) & ~np.isnan(target)
+    since = newest[slot][:, None] - at
+    known = (since >= 0) & (since < ring.shape[1]) & ~np.isnan(target)
     return np.where(known, np.clip(target, -CLIP, CLIP), 0), known
 
 
@@ -94,10 +105,17 @@ def table(*, depth: int, form: Shape, hidden: int) -> dict[str, tuple[Any, tuple
     }
 
 
-def stored(lesson: Lesson, which: np.ndarray, depth: int) -> dict[str, np.ndarray]:
-    """Chains (B,) bool and their last origins as rows for the pool; those whose labels have not come are left out."""
-    last = lesson.place == lesson.lengths[lesson.row] - 1
-    row = np.flatnonzero(last & which[lesson.row] & lesson.known.any(1))
+def waiting(*, depth: int, form: Shape, hidden: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+    """The arrays of a chain whose labels have not come: what the pool keeps but them, and where they will be."""
+    kept = table(depth=depth, form=form, hidden=hidden)
+    del kept["target"], kept["known"]
+    where = {"slot": (np.int64, ()), "key": (np.uint64, ()), "cell": (np.int64, ()), "level": (np.float64, ())}
+    return kept | where | {"unit": (np.float64, (form.horizon,))}
+
+
+def stored(lesson: Lesson, origins: Origins, which: np.ndarray, keys: np.ndarray, depth: int) -> dict[str, np.ndarray]:
+    """Origins (O,) bool at the ends of their chains as rows to wait for their labels; `keys` (slots,) of all series."""
+    row = np.flatnonzero(which & (lesson.place == lesson.lengths[lesson.row] - 1))
     chain = lesson.row[row]
     padded = pad(lesson.x, (lesson.lengths.cumsum() - lesson.lengths)[chain], lesson.lengths[chain])
     x = np.zeros((len(chain), depth, lesson.x.shape[1]), np.float32)
@@ -108,9 +126,22 @@ def stored(lesson: Lesson, which: np.ndarray, depth: int) -> dict[str, np.ndarra
         "carry": lesson.carry[chain],
         "blend": lesson.blend[row],
         "paths": lesson.paths[row],
-        "target": lesson.target[row],
-        "known": lesson.known[row],
+        "slot": origins.slot[row],
+        "key": keys[origins.slot[row]],
+        "cell": origins.cell[row],
+        "level": origins.level[row],
+        "unit": origins.unit[row],
     }
+
+
+def labelled(rows: dict[str, np.ndarray], memory: Memory, form: Shape) -> dict[str, np.ndarray]:
+    """Rows that have waited, with the labels that have come, as rows for the pool; of series that have gone, none."""
+    here = memory["live"][rows["slot"]] & (memory["key"][rows["slot"]] == rows["key"])
+    slot, cell, level, unit = (rows[name][here] for name in ("slot", "cell", "level", "unit"))
+    target, known = labels(memory["closed"], memory["closed_newest"], slot, cell, level, unit, form)
+    some = known.any(1)
+    kept = {name: rows[name][here][some] for name in ("x", "length", "carry", "blend", "paths")}
+    return kept | {"target": target[some], "known": known[some]}
 
 
 def together(lesson: Lesson, replayed: dict[str, np.ndarray]) -> Lesson:
@@ -123,7 +154,6 @@ def together(lesson: Lesson, replayed: dict[str, np.ndarray]) -> Lesson:
     return Lesson(
         np.concatenate([lesson.x, replayed["x"][own]]),
         np.concatenate([lesson.lengths, replayed["length"]]),
-        np.concatenate([lesson.asked, np.full(count, -1)]),
         np.concatenate([lesson.carry, replayed["carry"]]),
         np.concatenate([lesson.row, chain]),
         np.concatenate([lesson.place, replayed["length"] - 1]),

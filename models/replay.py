@@ -44,6 +44,29 @@ class Replay:
         self.put = put
 
 
+class Waiting:
+    """Rows whose labels have not all come, in the order they were put in; arrays as in `Replay`, "cell" and "slot" among them."""
+
+    def __init__(self, table: dict[str, tuple[Any, tuple[int, ...]]]) -> None:
+        self.columns = {name: np.zeros((0, *row), kind) for name, (kind, row) in table.items()}
+
+    def add(self, rows: dict[str, np.ndarray]) -> None:
+        self.columns = {name: np.concatenate([column, rows[name]]).astype(column.dtype) for name, column in self.columns.items()}
+
+    def take(self, newest: np.ndarray, horizon: int) -> dict[str, np.ndarray]:
+        """Out come the rows whose last label is there, by the newest closed cell of each slot, or will hardly come any more."""
+        cell = self.columns["cell"]
+        ripe = newest[self.columns["slot"]] >= cell + horizon
+        if len(cell):
+            ripe |= cell < cell.max() - 2 * horizon  # its series has fallen silent
+        out = {name: column[ripe] for name, column in self.columns.items()}
+        self.columns = {name: column[~ripe] for name, column in self.columns.items()}
+        return out
+
+    def load(self, columns: dict[str, np.ndarray]) -> None:
+        self.columns = {name: columns[name].copy() for name in self.columns}
+
+
 def mixed(key: np.ndarray, salt: int) -> np.ndarray:
     """Well-mixed 64 bits of keys and a salt (the finaliser of SplitMix64): for choices that are the same in every run.
 
