@@ -31,7 +31,7 @@ from models.score import EXPERTS, REASONS
 __all__ = ["EXPERTS", "REASONS", "START", "Cells", "Config", "Decision", "Learner", "Step"]
 
 START = -(1 << 60)  # the generation before anything has been learnt
-ORIGINS = (1, 4, 12)  # steps back from a closed cell to the ends of the chains it teaches
+ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it teaches
 TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
@@ -52,7 +52,7 @@ class Config:
     least_rate: float = 2e-4
     halving: int = 300  # steps over which the rate falls
     replay: int = 4000  # rows of the pool
-    replayed: int = 128  # of them a learning instant repeats
+    replayed: int = 32  # of them a learning instant repeats
     rows: int = 2048  # chains a learning instant learns from, at most
     min_scores: int = 30
     seed: int = 0

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import apache_beam as beam
 import msgspec
 import numpy as np
+import torch
 import xxhash
 from apache_beam import coders
 from apache_beam.transforms import userstate
@@ -397,12 +398,8 @@ class Learn(beam.DoFn):
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
 
-    def setup(self) -> None:
-        import torch
-
-        torch.set_num_threads(1)  # small steps are 10-20 times slower with more
-
     def process(self, element: tuple[bytes, Block], cell: Any = LIVE_CELL) -> Iterator[list[Message]]:
+        one_thread()
         shard = cell.read()
         if not isinstance(shard, Shard):
             shard = wake(self.spec, shard)
@@ -410,6 +407,12 @@ class Learn(beam.DoFn):
         cell.write(shard)
         if messages:
             yield messages
+
+
+def one_thread() -> None:
+    """Small steps are 10-20 times slower with more; the number is the calling thread's own, and that is the engine's."""
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 def as_first_started(spec: Spec, then: Mapping[str, Any]) -> Spec:

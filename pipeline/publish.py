@@ -38,6 +38,7 @@ OPTIONS: Mapping[str, Any] = {
     "enable_idempotence": True,
     "linger_ms": 5,
     "batch_size": 256 << 10,  # one batch a partition and commit, mostly: fewer requests, better compression
+    "compression_type": "lz4",  # half the bytes for a tenth more of CPU; zstd a third of them, for a third more
     "max_request_size": 8 << 20,
     "bootstrap_timeout_ms": INIT_MS,
     "max_block_ms": INIT_MS,

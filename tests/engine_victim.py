@@ -1,4 +1,4 @@
-"""A process that runs the small pipeline and dies by SIGKILL where it is told to."""
+"""A process that runs the small pipeline, and dies or stops where it is told to."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from engine_world import Fenced, World
 FENCED = 70
 
 
-def live(folder: Path, numbers: dict[str, list[int]], where: str, nth: int, delay: float = 0.0) -> None:
-    """Run to the end, or be killed at the nth time that the named point is passed; "time": after so many milliseconds."""
+def live(folder: Path, numbers: dict[str, list[int]], where: str, nth: int, *, delay: float = 0.0, how: int = signal.SIGKILL) -> None:
+    """Run to the end, or be signalled at the nth time that the named point is passed; "time": killed after so many milliseconds."""
     seen: Counter[str] = Counter()
 
     def point(at: str) -> None:
         seen[at] += 1
         if at == where and seen[at] == nth:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), how)
 
     if where == "time":
         threading.Timer(nth / 1000, os.kill, (os.getpid(), signal.SIGKILL)).start()

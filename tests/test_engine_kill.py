@@ -61,6 +61,14 @@ def until_commits(folder: Path, count: int) -> dict[str, Any]:
         time.sleep(0.02)
 
 
+def until_stopped(pid: int) -> None:
+    """Once the process is stopped by a signal: `T` in what the kernel tells."""
+    end = time.monotonic() + 60
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "T":
+        assert time.monotonic() < end, "it did not stop"
+        time.sleep(0.02)
+
+
 def reader(folder: Path) -> Committer:
     """Looks at what is committed without taking over."""
     looking = Committer.__new__(Committer)
@@ -69,15 +77,16 @@ def reader(folder: Path) -> Committer:
 
 
 def test_a_process_that_was_stopped_finds_itself_replaced_and_harms_nothing(tmp_path: Path, processes: ForkServerContext) -> None:
-    def start(delay: float) -> Any:
-        process = processes.Process(target=engine_victim.live, args=(tmp_path, NUMBERS, "nowhere", 0, delay))
+    def start(where: str = "nowhere", **how: Any) -> Any:
+        process = processes.Process(target=engine_victim.live, args=(tmp_path, NUMBERS, where, 4), kwargs=how)
         process.start()
         return process
 
-    zombie = start(0.05)
-    last = until_commits(tmp_path, 4)
-    os.kill(zombie.pid, signal.SIGSTOP)
-    successor = start(0.05)
+    # Stopped with a snapshot written that it has not taken notice of: what it does first is to clean up after it.
+    zombie = start("after_snapshot_rename", delay=0.05, how=signal.SIGSTOP)
+    until_stopped(zombie.pid)
+    last = until_commits(tmp_path, 1)
+    successor = start(delay=0.05)
     until_commits(tmp_path, last["number"] + 8)
     os.kill(successor.pid, signal.SIGSTOP)
     os.kill(zombie.pid, signal.SIGCONT)
@@ -89,7 +98,7 @@ def test_a_process_that_was_stopped_finds_itself_replaced_and_harms_nothing(tmp_
     assert record["before"] is not None
     assert all((tmp_path / "state" / f"{record[name]}.snapshot").exists() for name in ("snapshot", "before"))
     successor.kill()
-    heir = start(0.0)
+    heir = start()
     heir.join(60)
     assert heir.exitcode == 0
     assert reader(tmp_path).outputs() == expected(NUMBERS)

@@ -34,8 +34,8 @@ def test_the_process_lives_on_when_its_broker_is_killed_and_comes_back(own_broke
 
 
 MISTAKES = {
-    "position before output": (position_before_output, [Kill("after_commit", 2)]),
-    "snapshot without queue": (snapshot_without_queue, [Kill("after_commit", 12)] * 3),
+    "position before output": (position_before_output, [Kill("commit", 3)]),
+    "snapshot without queue": (snapshot_without_queue, [Kill("commit", 1.5)] * 2),
 }
 
 

@@ -187,7 +187,7 @@ def test_scores_are_of_the_forecasts_that_were_issued():
                 if was is None:
                     continue
                 met += 1
-                point, quantiles, by, value, level, seasonal = was
+                point, quantiles, by, _, level, seasonal = was
                 assert step.s_point[k, h - 1] == point[h - 1]
                 assert step.s_by[k, h - 1] == by[h - 1]
                 low, high = quantiles[[0, 1, 2], h - 1][::-1], quantiles[[6, 5, 4], h - 1][::-1]

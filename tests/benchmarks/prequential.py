@@ -111,7 +111,8 @@ def report(name, tally, learner, spent, steps):
     cov = tally.covered[..., -1] / np.maximum(tally.count, 1)
     print(
         f"{name}: first skill {' '.join(f'{s0[k]:+.3f}' for k in leads)} net {' '.join(f'{share[0, k]:.2f}' for k in leads)} "
-        f"cov90 {' '.join(f'{cov[0, k]:.3f}' for k in leads)} | mean skill {' '.join(f'{np.nanmean(tally.skill()[:, k]):+.3f}' for k in leads)} "
+        f"cov90 {' '.join(f'{cov[0, k]:.3f}' for k in leads)} "
+        f"| mean skill {' '.join(f'{np.nanmean(tally.skill()[:, k]):+.3f}' for k in leads)} "
         f"net {' '.join(f'{share[:, k].mean():.2f}' for k in leads)} cov90 {' '.join(f'{cov[:, k].mean():.3f}' for k in leads)} "
         f"| arrive {spent['arrive'] / steps * 1e3:.2f} ms close {spent['close'] / steps * 1e3:.2f} ms loss {learner.training['loss']:.3f}",
         flush=True,
@@ -149,7 +150,8 @@ def main():
                 s, n = tally.skill(k), tally.net[k] / tally.count[k]
                 c = tally.covered[k, :, -1] / tally.count[k]
                 print(
-                    f"  {k}: skill {s[0]:+.3f} {s[5]:+.3f} {s[-1]:+.3f} net {n[0]:.2f} {n[5]:.2f} {n[-1]:.2f} cov {c[0]:.3f} {c[5]:.3f} {c[-1]:.3f}"
+                    f"  {k}: skill {s[0]:+.3f} {s[5]:+.3f} {s[-1]:+.3f} net {n[0]:.2f} {n[5]:.2f} {n[-1]:.2f} "
+                    f"cov {c[0]:.3f} {c[5]:.3f} {c[-1]:.3f}"
                 )
 
 

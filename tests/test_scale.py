@@ -1,0 +1,97 @@
+"""Scales, and what a generation remembers of what it changed."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import scale
+from models.generation import Pool
+
+
+def rows(*scales):
+    out = scale.blank(len(scales), 2)
+    out["scale"] = scales
+    return out
+
+
+def test_older_generations_see_what_stood_before_the_newer_ones():
+    now = rows(10, 20, 30, 40)
+    first = scale.Change(np.array([1, 3]), rows(2, 4))  # before the first, slot 1 had 2 and slot 3 had 4
+    second = scale.Change(np.array([0, 1]), rows(1, 15))
+    asked = np.array([3, 1, 0, 2])
+    seen = now[asked]
+    second.undo(asked, seen)
+    assert seen["scale"].tolist() == [40, 15, 1, 30]
+    first.undo(asked, seen)
+    assert seen["scale"].tolist() == [4, 2, 1, 30]
+
+
+def test_who_takes_a_slot_over_has_no_past_in_any_generation():
+    change = scale.Change(np.array([1, 3]), rows(2, 4))
+    change.forget(np.array([3]))
+    seen = rows(7, 7)
+    change.undo(np.array([3, 1]), seen)
+    assert np.isnan(seen["scale"][0])
+    assert seen["scale"][1] == 2
+
+
+def test_rows_as_bytes_come_back():
+    one = rows(1.5, np.nan)
+    assert scale.from_bytes(scale.to_bytes(one), 2).tobytes() == one.tobytes()
+    assert scale.to_bytes(one[:0]).shape == (0, one.dtype.itemsize)
+
+
+def track(changes):
+    found, value = np.array([np.nan]), 0
+    for value, change in enumerate(changes, 1):
+        found = scale.advance(found, np.array([value]), np.array([change]))
+    return float(found[0])
+
+
+@given(st.lists(st.floats(0.5, 2), min_size=1, max_size=100))
+def test_a_scale_is_the_mean_change(changes):
+    np.testing.assert_allclose(track(changes), np.mean(changes), rtol=1e-9)
+
+
+def test_one_outlier_does_not_hide_what_follows():
+    assert track([1.0] * 50 + [1e300] + [1.0] * 10) < 1.3
+
+
+def test_a_new_size_of_changes_is_learnt():
+    assert 40 < track([1.0] * 100 + [50.0] * 3000) <= 50
+
+
+@given(st.one_of(st.just(np.nan), st.floats(0, 1e300)), st.floats(-1e300, 1e300))
+def test_a_scale_can_always_be_divided_by(found, level):
+    size = scale.usable(np.array([found]), np.array([level]), 0.1)
+    assert 0 < size[0] < np.inf
+
+
+def test_before_its_own_a_series_has_the_scale_that_others_of_its_size_have():
+    assert scale.usable(np.array([np.nan]), np.array([-200.0]), 0.05).tolist() == [10.0]
+
+
+def covering(pool, under, rounds, stretch):
+    for _ in range(rounds):
+        stretch = pool._cover(under, stretch)
+    return stretch
+
+
+def test_bands_that_cover_too_little_widen_and_too_wide_ones_shrink():
+    levels = (0.05, 0.5, 0.95)
+    pool = Pool.new(1, levels)
+    outside = np.array([[[3], [2]]], np.int8)  # below the lower level, above the upper one, of the network
+    stretch = covering(pool, outside, 10, np.ones((1, 2, 1)))
+    assert (stretch > 1).all()
+    assert (pool.log_width[[0, 2]] > 0).all()
+    assert pool.log_width[1] == 0
+    inside = np.array([[[2], [3]]], np.int8)
+    assert (covering(pool, inside, 10, stretch) < stretch).all()
+
+
+def test_what_a_baseline_served_does_not_move_the_networks_own_widths():
+    pool = Pool.new(1, (0.05, 0.5, 0.95))
+    stretch = covering(pool, np.array([[[1], [0]]], np.int8), 10, np.ones((1, 2, 1)))
+    assert not pool.log_width.any()
+    assert (stretch > 1).all()
+    assert (covering(pool, np.full((1, 2, 1), -1, np.int8), 10, stretch) == stretch).all()
