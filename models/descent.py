@@ -17,6 +17,9 @@ PATIENCE = 5  # bad steps in a row, after which the last good weights come back
 AVERAGED = 50  # steps that the served weights are a mean of, about (Polyak & Juditsky 1992): one step's noise is not served
 GOOD_EVERY = 50  # good steps between copies that a rollback returns to
 
+STATE = ("weights", "first", "second", "average", "good_weights", "good_first", "good_second")
+ROWS = len(STATE)
+
 
 class Outcome(NamedTuple):
     """What a step did: `kind` "step", "skip" or "rollback_weights"; `cause` what was not finite."""
@@ -28,18 +31,33 @@ class Outcome(NamedTuple):
 
 
 class Descent:
-    """Weights that learn: AdamW (Loshchilov & Hutter 2019), its moments, and the copy to fall back on."""
+    """Weights that learn: AdamW (Loshchilov & Hutter 2019), its moments, and the copy to fall back on.
 
-    def __init__(self, network: Network, *, rate: float, least: float, halving: int) -> None:
+    All of it is one tensor, `state` (ROWS, P), that may lie where another process sees it; `steps` and `bad` are told.
+    """
+
+    def __init__(self, network: Network, *, rate: float, least: float, halving: int, state: Tensor | None = None) -> None:
+        """`state`: one to go on with, as it stands; None: begin with the network's own weights."""
         self.flat = Flat(network)
-        self.weights = self.flat.weights
         self.gradient = self.flat.learn()
-        self.moments = [torch.zeros_like(self.weights), torch.zeros_like(self.weights)]
-        self.average = self.weights.clone()
+        if state is None:
+            state = torch.zeros(ROWS, len(self.gradient), device=self.gradient.device)
+            state[:] = self.flat.weights * torch.tensor([name.endswith(("weights", "average")) for name in STATE])[:, None].to(state)
+        self._lie(state)
         self.steps = 0
         self.bad = 0
-        self.good = [self.weights.clone(), *(m.clone() for m in self.moments)]
         self.rate, self.least, self.halving = rate, least, halving
+
+    def _lie(self, state: Tensor) -> None:
+        self.state = state
+        self.weights, first, second, self.average, *self.good = state
+        self.moments = [first, second]
+        self.flat.read(self.weights)
+
+    def move(self, state: Tensor) -> None:
+        """Everything into this tensor, and go on there."""
+        state.copy_(self.state)
+        self._lie(state)
 
     def rate_now(self) -> float:
         """Falls as 1 / sqrt(1 + steps / halving) towards `least`: it never stops learning."""
@@ -67,7 +85,8 @@ class Descent:
         self.average.lerp_(self.weights, max(1 / AVERAGED, 10 / (10 + self.steps)))
         self.bad = 0
         if self.steps % GOOD_EVERY == 0:
-            self.good = [self.weights.clone(), *(m.clone() for m in self.moments)]
+            for good, mine in zip(self.good, [self.weights, *self.moments], strict=True):
+                good.copy_(mine)
         return Outcome("step", "", size, norm)
 
     def _descend(self) -> None:
@@ -94,9 +113,7 @@ class Descent:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a restart needs, but for `counts`."""
-        names = ("weights", "first", "second")
-        good = {f"good_{name}": t for name, t in zip(names, self.good, strict=True)}
-        return dict(zip(names, [self.weights, *self.moments], strict=True)) | good | {"average": self.average}
+        return dict(zip(STATE, self.state, strict=True))
 
     def counts(self) -> dict[str, Any]:
         return {"steps": self.steps, "bad": self.bad}

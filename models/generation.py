@@ -26,11 +26,11 @@ WIDEST = 4.0  # in logarithms: no band may vanish or explode while its network i
 
 @dataclass
 class Generation:
-    """All that is behind forecasts made under it. Nothing in it changes but that forgotten series leave `change`."""
+    """All that is behind forecasts made under it. Nothing in it changes but that forgotten series leave `change`, and its weights come."""
 
     instant: int
     updates: int
-    weights: Tensor
+    weights: Tensor | None  # None: still being learnt
     naive: np.ndarray  # (3, H) naive errors of all series
     relative: float  # mean one-step change as a part of the level
     spread: np.ndarray  # (2, Q, H) quantiles of the errors of last value and seasonal naive, in units of their mean
@@ -39,6 +39,7 @@ class Generation:
     change: scale.Change
 
     def state(self) -> dict[str, np.ndarray]:
+        assert self.weights is not None, "a snapshot waits for what is being learnt"
         return {
             "weights": self.weights.cpu().numpy(),
             "naive": self.naive,
@@ -94,12 +95,12 @@ class Pool:
             by=np.zeros((len(score.EXPERTS), horizon), np.int64),
         )
 
-    def generation(self, instant: int, weights: Tensor, change: scale.Change) -> Generation:
+    def generation(self, instant: int, weights: Tensor | None, change: scale.Change) -> Generation:
         """What stands now, for good."""
         return Generation(
             instant=instant,
             updates=self.updates,
-            weights=weights.clone(),
+            weights=weights,
             naive=self.naive.astype(np.float32),
             relative=self.relative,
             spread=self.spread.copy(),

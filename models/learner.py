@@ -20,7 +20,7 @@ from models import baselines, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
 from models.carry import NEVER, Memory, amend, memory, put
 from models.cells import Carry
-from models.descent import Descent
+from models.descent import Descent, Outcome
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
 from models.inputs import LAGS, View
@@ -28,7 +28,7 @@ from models.network import Flat, Network
 from models.replay import Replay, Waiting, mixed
 from models.score import EXPERTS, REASONS
 
-__all__ = ["EXPERTS", "REASONS", "START", "Cells", "Config", "Decision", "Learner", "Step"]
+__all__ = ["EXPERTS", "REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learner", "Step"]
 
 START = -(1 << 60)  # the generation before anything has been learnt
 ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it teaches
@@ -74,6 +74,31 @@ class Decision(NamedTuple):
     kind: str
     cause: str
     numbers: dict[str, Any]
+
+
+@dataclass
+class Exercise:
+    """The step of descent that an instant asks for: what is left of learning once event time has had its say.
+
+    It touches nothing but the weights that learn and their moments: arrivals go on meanwhile (see models.apart).
+    """
+
+    instant: int
+    descent: Descent
+    whole: lesson.Lesson
+    levels: torch.Tensor
+    decisions: list[Decision]  # of who serves
+    outcome: Outcome | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """There is something to learn from."""
+        return bool(self.whole.known.any())
+
+    def run(self) -> None:
+        """Take the step, if it is wanted."""
+        if self.wanted:
+            self.outcome = self.descent.step(lambda network: lesson.loss(network, self.whole, self.levels))
 
 
 class Now(NamedTuple):
@@ -138,7 +163,7 @@ class Learner:
         self.edges = score.bands([config.levels[k] for k in self.tails])
         self.bands = self.edges.nominal
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
-        self.descent = Descent(self._network(), rate=config.rate, least=config.least_rate, halving=config.halving)
+        self.descent = Descent(self._network(), **self.plan()["descent"])
         self.reading: dict[int, Flat] = {}  # networks by generation
         self.version = hashlib.sha256(self._weight_bytes()).hexdigest()[:16]
         self._digest = self.version
@@ -150,13 +175,17 @@ class Learner:
         self.replay = Replay(lesson.table(depth=config.truncation, form=self.form, hidden=config.hidden), capacity=config.replay)
         self.waiting = Waiting(lesson.waiting(depth=config.truncation, form=self.form, hidden=config.hidden))
         nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, config.horizon))
-        self.generations = {START: self.pool.generation(START, self.descent.average, nothing)}
+        self.generations = {START: self.pool.generation(START, self.descent.average.clone(), nothing)}
         self.training: dict[str, float] = {"loss": float("nan"), "gradient_norm": float("nan"), "chains": 0}
 
-    def _network(self) -> Network:
+    def plan(self) -> dict[str, dict[str, Any]]:
+        """What `network_of` and a Descent are made from: plain values, for whoever else takes its steps."""
         c = self.config
-        made = Network(features=self.form.features, hidden=c.hidden, horizon=c.horizon, levels=c.levels, seed=c.seed)
-        return made.to(self.device)
+        network = {"features": self.form.features, "hidden": c.hidden, "horizon": c.horizon, "levels": c.levels, "seed": c.seed}
+        return {"network": network, "descent": {"rate": c.rate, "least": c.least_rate, "halving": c.halving}}
+
+    def _network(self) -> Network:
+        return network_of(self.plan()["network"]).to(self.device)
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
@@ -230,6 +259,7 @@ class Learner:
 
     def _network_of(self, then: Generation) -> Network:
         """The network with the weights of a generation; those of dropped ones are used again."""
+        assert then.weights is not None, f"generation {then.instant} is asked for and still being learnt"
         if then.instant not in self.reading:
             gone = [at for at in self.reading if at not in self.generations]
             flat = self.reading.pop(gone[0]) if gone else Flat(self._network())
@@ -368,6 +398,15 @@ class Learner:
 
         The new generation is named `instant`; those in `drop` are let go after it.
         """
+        exercise = self.begin(cells, instant=instant, drop=drop)
+        exercise.run()
+        return self.finish(exercise)
+
+    def begin(self, cells: Cells, *, instant: int, drop: Sequence[int]) -> Exercise:
+        """The first part of `close`: all but the step of descent. Until `finish`, no forecast can be made under the new generation.
+
+        The exercise before this one may still be running; it must be finished before this one is run.
+        """
         m = self.memory
         mine = cells.slot < m.capacity
         mine[mine] = m["live"][cells.slot[mine]] & (m["key"][cells.slot[mine]] == cells.key[mine])  # gone meanwhile: nothing to learn from
@@ -379,19 +418,31 @@ class Learner:
         cells = Cells(*(c[~np.isnan(cells.value)] for c in cells))
         slots = np.unique(cells.slot)
         before = scale.Change(slots, self.learnt[slots])
-        newest = next(reversed(self.generations.values()))
+        behind = [*self.generations.values()][-2:][0]  # the newest may still be learnt: what is anchored now does not wait for it
         for wave in waves(cells.slot):
-            self._take(Cells(*(c[wave] for c in cells)), newest)
-        decisions = self._descend(cells, instant)
-        decisions += self._decide(slots)
+            self._take(Cells(*(c[wave] for c in cells)), behind)
+        whole = self._lesson(cells, instant)
+        decisions = self._decide(slots)
         self.pool.updates += 1
-        self._digest = hashlib.sha256(self._digest.encode() + self._weight_bytes()).hexdigest()
-        self.generations[instant] = self.pool.generation(instant, self.descent.average, before)
+        self.generations[instant] = self.pool.generation(instant, None, before)
         for old in drop:
             self.generations.pop(old, None)
-        return decisions
+        return Exercise(instant, self.descent, whole, self.levels, decisions)
 
-    def _take(self, cells: Cells, newest: Generation) -> None:
+    def finish(self, exercise: Exercise) -> list[Decision]:
+        """The last part of `close`, once the exercise has run: its generation may be forecast under."""
+        outcome, chains = exercise.outcome, len(exercise.whole.lengths)
+        self.generations[exercise.instant].weights = self.descent.average.clone()
+        self._digest = hashlib.sha256(self._digest.encode() + self._weight_bytes()).hexdigest()
+        if outcome is None:
+            return exercise.decisions
+        self.training = {"loss": outcome.loss, "gradient_norm": outcome.norm, "chains": chains}
+        if outcome.kind == "step":
+            return exercise.decisions
+        numbers = {"loss": str(outcome.loss), "gradient_norm": str(outcome.norm), "chains": chains}
+        return [Decision(outcome.kind, outcome.cause, numbers), *exercise.decisions]
+
+    def _take(self, cells: Cells, behind: Generation) -> None:
         """One closed cell of each series: what it says of scales, naive errors, evidence and widths."""
         m, slot, cell = self.memory, cells.slot, cells.cell
         since = np.minimum(cell - m["closed_newest"][slot], m["closed"].shape[1])
@@ -415,37 +466,29 @@ class Learner:
             rows["stretch"][had] = self.pool.weigh(m, slot[had], errors, under, rows["stretch"][had])
             self.pending.drop(found[had])
         self.learnt[slot] = rows
-        self._drop_anchor(slot, cell, newest)
+        self._drop_anchor(slot, cell, behind)
 
-    def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, newest: Generation) -> None:
+    def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, behind: Generation) -> None:
         """Move the anchor of the phase that is learnt from next one dilated step on."""
         m = self.memory
-        behind = cell - 1 - LAGS * self.config.truncation
-        value = inputs.read(m["closed"], slot, behind[:, None])[:, 0]
-        seen = ~np.isnan(value) & (m["anchored"][slot, behind % LAGS] < behind)
+        at = cell - 1 - LAGS * self.config.truncation
+        value = inputs.read(m["closed"], slot, at[:, None])[:, 0]
+        seen = ~np.isnan(value) & (m["anchored"][slot, at % LAGS] < at)
         if seen.any():
-            self._follow(newest, "closed", ("anchor", "anchored"), slot[seen], behind[seen], value[seen])
+            self._follow(behind, "closed", ("anchor", "anchored"), slot[seen], at[seen], value[seen])
 
-    def _descend(self, cells: Cells, instant: int) -> list[Decision]:
-        """Learn from the chains that end a few steps before these cells, and from some of long ago."""
+    def _lesson(self, cells: Cells, instant: int) -> lesson.Lesson:
+        """Chains that end a few steps before these cells, and some of long ago."""
         c, m = self.config, self.memory
         chosen = self._chosen(cells, instant, c.rows // len(ORIGINS))
         end = (cells.cell[chosen] - np.array(ORIGINS)[:, None]).ravel()
         of = self._series(np.tile(cells.slot[chosen], len(ORIGINS)))
         now, origins = lesson.chains(m, of, end, depth=c.truncation, origins=TAUGHT, form=self.form)
         past = self.replay.draw(c.replayed, (c.seed, instant & ((1 << 63) - 1)))
-        whole = lesson.together(now, past)
-        decisions: list[Decision] = []
-        if whole.known.any():
-            outcome = self.descent.step(lambda network: lesson.loss(network, whole, self.levels))
-            self.training = {"loss": outcome.loss, "gradient_norm": outcome.norm, "chains": len(whole.lengths)}
-            if outcome.kind != "step":
-                numbers = {"loss": str(outcome.loss), "gradient_norm": str(outcome.norm), "chains": len(whole.lengths)}
-                decisions.append(Decision(outcome.kind, outcome.cause, numbers))
         keep = self._chosen(Cells(*(a[chosen] for a in cells)), instant + 1, REMEMBERED)  # of the chains that end at ORIGINS[0]
         self.waiting.add(lesson.stored(now, origins, np.isin(origins.asked, keep), m["key"], c.truncation))
         self.replay.add(lesson.labelled(self.waiting.take(m["closed_newest"], c.horizon), m, self.form))
-        return decisions
+        return lesson.together(now, past)
 
     def _series(self, slot: np.ndarray) -> lesson.Series:
         rows = self.learnt[slot]
@@ -483,7 +526,7 @@ class Learner:
         return self._digest
 
     def _weight_bytes(self) -> bytes:
-        return self.descent.weights.cpu().numpy().tobytes()
+        return bytes(self.descent.weights.cpu().numpy().tobytes())
 
     def summary(self, slot: int | None = None) -> dict[str, Any]:
         """Skill, coverage and who served, by lead, since the start: of all series, or of one."""
@@ -538,6 +581,10 @@ class Learner:
             raise snapshot.SnapshotDamaged(f"the snapshot does not fit these settings: {error}") from error
         self.version, self._digest = rest["version"], rest["digest"]
         return self
+
+
+def network_of(plan: dict[str, Any]) -> Network:
+    return Network(**plan)
 
 
 REMEMBERED = 8  # chains that the pool takes a learning instant: its memory is `replay` / this many instants

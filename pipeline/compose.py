@@ -23,6 +23,7 @@ from pipeline.records import (
     Source,
     encode,
     identity,
+    instant,
     iso_duration,
     rfc3339,
 )
@@ -89,11 +90,6 @@ def tidy(x: np.ndarray) -> np.ndarray:
     places = np.where(usual, DIGITS - 1 - np.floor(np.log10(size, out=np.zeros_like(x), where=usual)), 0)
     up, down = np.power(10.0, np.maximum(places, 0)), np.power(10.0, np.maximum(-places, 0))
     return np.asarray(np.where(usual, np.round(x * up / down) / up * down, x))
-
-
-@lru_cache(maxsize=4096)
-def instant(us: int) -> str:
-    return rfc3339(us)
 
 
 @lru_cache(maxsize=512)

@@ -20,7 +20,7 @@ from pipeline import feed, operate, table
 from pipeline.settings import Settings
 
 PARTITIONS = 4
-STEPS_AHEAD = 24  # sent and not yet forecast: a third of a second's work, so that latency shows the product and not a queue
+STEPS_AHEAD = 10  # sent and not yet forecast: a sixth of a second's work, so that latency shows the product and not a queue
 WATCHED = (feed.TAXI, "synthetic/wave-0", "synthetic/walk-0", "synthetic/level-0", "synthetic/count-0")
 
 

@@ -2,11 +2,13 @@
 
 A shard is one gather (event time) and one learner (everything learnt). Forecasts never wait for learning: what an
 instant closes is queued, and learnt before the first sample that needs its generation, or when the stream is quiet.
-Which of the two it was cannot show in any output: a generation is a function of event time.
+While one instant's step of descent runs in a process beside, the samples that do not need it are scored, forecast and
+published. None of this can show in any output: a generation is a function of event time.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 import uuid
 from collections import deque
@@ -22,13 +24,15 @@ import xxhash
 from apache_beam import coders
 from apache_beam.transforms import userstate
 
-from models.learner import EXPERTS, REASONS, Cells, Config, Learner, Step
+from models.apart import Apart
+from models.learner import EXPERTS, REASONS, Cells, Config, Exercise, Learner
 from models.learner import Decision as Learnt
 from pipeline import compose, events
 from pipeline.compose import Told, Voice
 from pipeline.events import Rules
 from pipeline.gather import Gather
-from pipeline.metrics import Metrics, lead_bucket
+from pipeline.meter import Meter
+from pipeline.metrics import Metrics
 from pipeline.records import Block, Message, Raw, Rejection, Source
 from pipeline.rejected import rejection_message
 
@@ -45,11 +49,18 @@ class Spec(NamedTuple):
     rejected_max_bytes: int
     watched: tuple[str, ...]  # the few series that are looked at one by one
     version: str  # of the program, for rejected records
+    apart: bool = False  # the step of descent in a process of its own; shows in no output
     close_at_end: bool = False  # a bounded source that has ended closes what its data has left open
 
 
+LOG = logging.getLogger(__name__)
+
 EARLIEST = events.START
-QUIET_SECONDS = 1.0  # without a sample for so long, queued learning delays nobody
+# Without a sample for so long, queued learning delays nobody: what came is committed, and with a step of a second the next is not there.
+QUIET_SECONDS = 0.25
+BLOCK_SECONDS = 0.05  # a block is cut to what takes so long: a commit that is due waits for the few blocks of a bundle
+PACE = 0.2  # weight of the newest block in what a record takes
+LEAST_RECORDS = 20  # of a block: what it costs beside its records is a few of them
 STATUS_SECONDS = 0.5
 
 METRICS: Metrics | None = None  # set by whoever runs the flow in this process
@@ -74,65 +85,76 @@ class Shard:
         self.digest = 0  # a sum over what was published, so that the order of partitions does not show
         self.arrived = 0.0  # wall clock of the newest block with samples
         self.told = 0.0  # wall clock of the newest status
+        self.pace = 0.0  # wall clock that a record takes, s
+        self.apart = beside(self.learner) if spec.apart and self.learner.device.type == "cpu" else None
+        self.beside: tuple[Exercise, Apart | None, float] | None = None  # what is being learnt, where, and the seconds spent on it here
         self.newest: dict[int, tuple[float, float, tuple[float, float]]] = {}  # watched slot -> last value, next forecast, widest band
-        self.metered: dict[str, int] = {}  # the ledger as the counters have it
         self.owed: list[Message] = []  # released between blocks, by recovery
         self.snapshots: deque[int] = deque(maxlen=3)  # how many decisions there were at the newest snapshots
         config = spec.config
+        self.meter = Meter(horizon=config.horizon, bands=self.learner.bands, experts=EXPERTS)
         self.voice = Voice(
             spec.application, spec.rules.step, config.horizon, tuple(config.levels), "default", self.learner.version,
             EXPERTS, REASONS, self.learner.bands, spec.layout,
         )  # fmt: skip
 
     def take(self, block: Block) -> list[Message]:
-        """Score, forecast, and learn what may no longer wait."""
-        out, self.owed = self.owed, []
+        """All that `turns` gives, as one list."""
+        return [message for messages in self.turns(block) for message in messages]
+
+    def turns(self, block: Block) -> Iterator[list[Message]]:
+        """Score, forecast, and learn what may no longer wait; messages as they come, to be sent while the next are made.
+
+        Between blocks nothing runs beside: whoever asks then finds a state that is whole.
+        """
+        began, owed, self.owed = time.perf_counter(), self.owed, []
         stood = self.gather.parts[block.source].position if block.source in self.gather.parts else None
         told = self.gather.add(block)
         if stood is None or block.first >= stood:  # else it was read before, and told then
-            out += [self._rejected(r, block.records[r.record] if r.record >= 0 else None, block.source) for r in block.rejected]
-        out += self.follow(told)
+            owed += [self._rejected(r, block.records[r.record] if r.record >= 0 else None, block.source) for r in block.rejected]
+        yield self._sum_up(owed)
+        yield from map(self._sum_up, self.follow(told))
         if block.ended and self.spec.close_at_end:
-            out += self.follow(self.gather.close_all())
+            yield from map(self._sum_up, self.follow(self.gather.close_all()))
         if len(block.at):
             self.arrived = block.now
+            self.pace += (min((time.perf_counter() - began) / len(block.at), 1.0) - self.pace) * PACE
         elif self.queue and not self.gather.repeating and (block.ended or block.now - self.arrived >= QUIET_SECONDS):
-            out += self.learn_next()
+            yield self._sum_up(self.learn_next())
         while block.ended and self.queue and not self.gather.repeating:
-            out += self.learn_next()
-        self._count(block, out)
-        return out
+            yield self._sum_up(self.learn_next())
+        self._count(block)
 
-    def follow(self, told: Iterable[events.Event]) -> list[Message]:
-        """Do what event time says, in order, many series at a time."""
-        out: list[Message] = []
+    def follow(self, told: Iterable[events.Event]) -> Iterator[list[Message]]:
+        """Do what event time says, many series at a time: each series in its order, each instant before what needs it."""
         waiting: list[events.Sample] = []
         for event in told:
             match event:
                 case events.Sample():
-                    if self.queue and self.queue[0].instant <= event.generation:
-                        out += self._arrive(waiting)
-                        waiting = []
-                        while self.queue and self.queue[0].instant <= event.generation:
-                            out += self.learn_next()
+                    while self.queue and self.queue[0].instant <= event.generation:
+                        now, waiting = before(self.queue[0], waiting)
+                        yield self._arrive(now)
+                        yield self._begin()
                     waiting.append(event)
                 case events.Close():
                     self.queue.append(event)
                 case events.Admit(slot, _, key):
                     self.learner.admit(slot, key)
                 case events.Forget(slot):
-                    out += self._arrive(waiting)
+                    yield self._arrive(waiting)
                     waiting = []
                     while self.queue:  # they may name the slot, and come before its end
-                        out += self.learn_next()
+                        yield self.learn_next()
+                    yield self._settle()
                     self.learner.forget(np.array([slot]))
                 case events.TooLate():
-                    out.append(compose.late(event.source, event.offset, event.series, event.at, event.value, event.late, self.voice))
+                    yield [compose.late(event.source, event.offset, event.series, event.at, event.value, event.late, self.voice)]
                 case events.Refused():
-                    out.append(self._rejected(event.rejection, event.raw, event.source))
+                    yield [self._rejected(event.rejection, event.raw, event.source)]
                 case events.Decision():
-                    out.append(self._woke(event))
-        return out + self._arrive(waiting)
+                    yield [self._woke(event)]
+        yield self._arrive(waiting)
+        yield self._settle()
 
     def _rejected(self, rejection: Rejection, raw: Raw | None, source: Source) -> Message:
         spec = self.spec
@@ -142,12 +164,14 @@ class Shard:
 
     def _arrive(self, samples: list[events.Sample]) -> list[Message]:
         """Batches in which every series stands once; each series in its own order."""
+        out: list[Message] = []
+        if self.beside and any(s.generation >= self.beside[0].instant for s in samples):
+            out += self._settle()
         batches: dict[tuple[int, int], list[events.Sample]] = {}
         turn: dict[int, int] = {}
         for sample in samples:
             turn[sample.slot] = n = turn.get(sample.slot, -1) + 1
             batches.setdefault((n, sample.generation), []).append(sample)
-        out: list[Message] = []
         for (_, generation), batch in sorted(batches.items(), key=lambda item: item[0][0]):
             out += self._step(batch, generation)
         return out
@@ -166,7 +190,7 @@ class Shard:
         issued = [t for t in told if step.issued[t.row] and t.cell >= since]
         out = compose.scores(step, [t for t in told if not t.woken], self.voice, since=since)
         out += compose.forecasts(step, issued, self.voice)
-        self._measure(step, len(issued))
+        self.meter.step(step)
         for t in told:
             if t.series in self.spec.watched and step.issued[t.row]:
                 band = (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
@@ -174,7 +198,11 @@ class Shard:
         return out
 
     def learn_next(self) -> list[Message]:
-        """Learn the oldest instant of the queue."""
+        """Learn the oldest instant of the queue, to its end."""
+        return self._begin() + self._settle()
+
+    def _begin(self) -> list[Message]:
+        """Learn the oldest instant of the queue; its step of descent goes on beside, until `_settle`."""
         close = self.queue.popleft()
         step_us = self.spec.rules.step
         slots = [slot for slot, _, _ in close.cells]
@@ -185,11 +213,35 @@ class Shard:
             value=np.array([value for *_, value in close.cells], np.float64),
         )
         began = time.perf_counter()  # for a metric only: nothing learnt depends on it
-        decisions = self.learner.close(cells, instant=close.instant, drop=close.drop)
-        self._taught(time.perf_counter() - began)
+        exercise = self.learner.begin(cells, instant=close.instant, drop=close.drop)
+        out = self._settle()
+        apart = self.apart if self.apart is not None and exercise.wanted and self.apart.ready() else None
+        if apart is None:
+            exercise.run()
+        else:
+            apart.start(exercise)
         self.learnt = close.instant
         self.windows += len(set(slots))
-        return [self._decided(d, close.instant) for d in decisions]
+        self.beside = exercise, apart, time.perf_counter() - began
+        return out
+
+    def _settle(self) -> list[Message]:
+        """Wait for what is being learnt, and take it over."""
+        if self.beside is None:
+            return []
+        (exercise, apart, seconds), self.beside = self.beside, None
+        began = time.perf_counter()
+        if apart is not None:
+            apart.wait(exercise)
+        decisions = self.learner.finish(exercise)
+        self._taught(seconds + time.perf_counter() - began)
+        return [self._decided(d, exercise.instant) for d in decisions]
+
+    def close(self) -> None:
+        """Nothing of it runs any more."""
+        if self.apart is not None:
+            self.apart.close()
+            self.apart = None
 
     def _decided(self, d: Learnt, instant: int) -> Message:
         return compose.decision(d.kind, instant, self.voice, cause=d.cause, numbers=d.numbers, identified_by=("default", instant, d.cause))
@@ -199,58 +251,41 @@ class Shard:
         cause = "a partition came back behind learning"
         return compose.decision("wake", d.instant, self.voice, cause=cause, numbers=numbers, identified_by=tuple(numbers.values()))
 
+    def limit(self, source: Source) -> int | None:
+        """The position that a reader must not pass now; None: no limit."""
+        limit, position = self.gather.limit(source), self.gather.parts[source].position
+        if position is None or not self.pace:
+            return limit
+        paced = position + max(LEAST_RECORDS, int(BLOCK_SECONDS / self.pace))
+        return paced if limit is None else min(limit, paced)
+
     # What is counted
 
-    def _count(self, block: Block, out: list[Message]) -> None:
-        self._sum_up(out)
+    def _count(self, block: Block) -> None:
         if METRICS is not None:
-            self._meter(METRICS, block)
+            self._measure(METRICS, block)
         if block.now - self.told >= STATUS_SECONDS or block.ended:
             self.told = block.now
             STATUS.clear()
             STATUS.update(self.status())
+            if METRICS is not None:
+                self.meter.skill(METRICS, STATUS["learner"]["skill"])
 
-    def _sum_up(self, out: list[Message]) -> None:
+    def _sum_up(self, out: list[Message]) -> list[Message]:
         for message in out:
             if message.kind in self.published:
                 self.published[message.kind] += 1
                 self.digest = (self.digest + xxhash.xxh3_128_intdigest(message.value or b"", 0)) % (1 << 128)
+        return out
 
-    def _meter(self, metrics: Metrics, block: Block) -> None:
-        g = self.gather
+    def _measure(self, metrics: Metrics, block: Block) -> None:
         metrics.records_read.labels(topic=block.source.topic).inc(len(block.records) + sum(r.record < 0 for r in block.rejected))
         metrics.observations_filtered.inc(block.filtered)
         for rejection in block.rejected:
             metrics.observations_rejected.labels(reason=rejection.reason).inc()
-        now = {**g.totals(), "forgotten": g.forgotten}
-        counters = {
-            "consumed": metrics.observations_consumed,
-            "used": metrics.observations_used,
-            "duplicate": metrics.observations_duplicate,
-            "late": metrics.observations_late,
-            "forgotten": metrics.series_forgotten,
-        }
-        for name, counter in counters.items():
-            counter.inc(now[name] - self.metered.get(name, 0))
-        refused = now["rejected"] - self.metered.get("rejected", 0) - len(block.rejected)
-        metrics.observations_rejected.labels(reason="too_many_series").inc(max(refused, 0))
-        metrics.series_in_two_partitions.set(len(g.elsewhere))
-        self.metered = now
-
-    def _measure(self, step: Step, issued: int) -> None:
-        if METRICS is None:
-            return
-        if issued:
-            for by, count in zip(*np.unique(step.by[step.issued][:, 0], return_counts=True), strict=True):
-                METRICS.forecasts_served.labels(expert=EXPERTS[by]).inc(int(count))
-        for lead in np.flatnonzero(step.scored.any(0)).tolist():
-            bucket, met = lead_bucket(lead + 1), step.scored[:, lead]
-            METRICS.scores.labels(lead=bucket).inc(int(met.sum()))
-            for k, band in enumerate(self.learner.bands):
-                METRICS.interval_evaluated.labels(band=f"{band:g}", lead=bucket).inc(int(met.sum()))
-                METRICS.interval_covered.labels(band=f"{band:g}", lead=bucket).inc(int(step.covered[met, lead, k].sum()))
-        if step.scored.shape[1] and self.learner.bands:
-            METRICS.anomalies.inc(int((step.scored[:, 0] & ~step.covered[:, 0, -1]).sum()))
+        self.meter.ledger(metrics, {**self.gather.totals(), "forgotten": self.gather.forgotten}, len(block.rejected))
+        self.meter.tell(metrics)
+        metrics.series_in_two_partitions.set(len(self.gather.elsewhere))
 
     def _taught(self, seconds: float) -> None:
         if METRICS is None:
@@ -326,7 +361,8 @@ class Shard:
         return same
 
     def _owe(self, told: list[events.Event]) -> None:
-        self._owe_messages(self.follow(told))
+        for messages in self.follow(told):
+            self._owe_messages(messages)
 
     def _owe_messages(self, messages: list[Message]) -> None:
         self.owed += messages
@@ -362,6 +398,38 @@ class Shard:
         self.digest = int(rest["digest"], 16)
         self.snapshots.extend(rest["snapshots"])
         return self
+
+
+def before(close: events.Close, waiting: list[events.Sample]) -> tuple[list[events.Sample], list[events.Sample]]:
+    """Samples that must be done before an instant is learnt, and those that need not; each series in its order.
+
+    It learns from the scores of the cells that it closes, and may drop the generation that a sample asks for.
+    """
+    series: set[int] = set()
+    now: list[events.Sample] = []
+    later: list[events.Sample] = []
+    for sample in reversed(waiting):
+        if sample.cell < close.instant or sample.generation in close.drop or sample.slot in series:
+            series.add(sample.slot)
+            now.append(sample)
+        else:
+            later.append(sample)
+    return now[::-1], later[::-1]
+
+
+def beside(learner: Learner) -> Apart | None:
+    """A process for its steps of descent; None: it cannot be had, and they are taken in this one."""
+    try:
+        return Apart(learner)
+    except OSError as error:
+        LOG.warning("learning stays in this process and slows forecasts down: %s", error)
+        return None
+
+
+def one_thread() -> None:
+    """Small steps are 10-20 times slower with more; the number is the calling thread's own."""
+    if torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
 
 
 class FrozenShard(NamedTuple):
@@ -403,16 +471,10 @@ class Learn(beam.DoFn):
         shard = cell.read()
         if not isinstance(shard, Shard):
             shard = wake(self.spec, shard)
-        messages = shard.take(element[1])
+        for messages in shard.turns(element[1]):
+            if messages:
+                yield messages
         cell.write(shard)
-        if messages:
-            yield messages
-
-
-def one_thread() -> None:
-    """Small steps are 10-20 times slower with more; the number is the calling thread's own, and that is the engine's."""
-    if torch.get_num_threads() != 1:
-        torch.set_num_threads(1)
 
 
 def as_first_started(spec: Spec, then: Mapping[str, Any]) -> Spec:
@@ -448,6 +510,11 @@ class LiveShard:
     def shard(self) -> Shard | None:
         return next(iter(LIVE.values()), None)
 
+    def close(self) -> None:
+        """No shard learns any more; what they say of themselves stays."""
+        for shard in LIVE.values():
+            shard.close()
+
     def freeze(self, cell: bytes) -> bytes:
         coder = ShardCoder().get_impl()
         value = coder.decode_nested(cell)
@@ -482,4 +549,4 @@ class LiveShard:
         shard = self.shard()
         if shard is None:
             return None if RECOVERY is None else 0
-        return shard.gather.limit(source)
+        return shard.limit(source)

@@ -67,7 +67,7 @@ class Metrics:
         self.series_in_two_partitions = gauge("series_in_two_partitions", "Series outside the promise of replay: key your producer.")
         # learn
         self.train_steps = counter("train_steps_total", "Learning instants.")
-        self.train_step_seconds = histogram("train_step_seconds", "What a learning instant took.")
+        self.train_step_seconds = histogram("train_step_seconds", "What a learning instant kept the engine from other work.")
         self.train_loss = gauge("train_loss", "Loss of the newest learning instant.")
         self.gradient_norm = gauge("gradient_norm", "Gradient norm of the newest learning instant, before clipping.")
         # quality

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
 import sys
 import threading
@@ -163,6 +164,7 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
         rejected_max_bytes=settings.output.rejected_max_bytes,
         watched=settings.metrics.series,
         version=version("tidecast"),
+        apart=(os.cpu_count() or 1) > 1,  # on one core they would only take turns
     )
 
 
@@ -252,6 +254,7 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         return summed(publisher, began)
     finally:
         consume.close()
+        shards.close()
         heart.close(status_now())
         publisher.close()
         consume.GATE = consume.WAKE = None
@@ -361,6 +364,7 @@ def replay(
         pipeline.run().wait_until_finish()
     finally:
         consume.close()
+        shards.close()
         publisher.close()
         consume.GATE = consume.WAKE = None
     shard = shards.shard()

@@ -12,16 +12,18 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, Protocol
 
 import apache_beam as beam
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
+from kafka.partitioner.default import murmur2
 from kafka.serializer import Serializer
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.metrics import Latency, Metrics
-from pipeline.records import Message, rfc3339
+from pipeline.records import Message, instant
 from pipeline.topics import MISSING, TopicsError, anybody, plan, topic, wanted
 
 COMMIT_SECONDS = 20.0  # a broker answers in milliseconds; past this it is away, and nothing may block longer than 30 s
@@ -30,6 +32,7 @@ INIT_MS = 25_000
 ASKING_MS = 3_000  # what is wrong, after something went wrong
 READ_SECONDS = 25.0  # for a topic's end to be settled, and without news while reading it
 WINDOW = 1_000  # offsets read at first from a topic's end: the newest record of a live application is among them
+LITTLE_BYTES = 64 << 10  # a record that some broker may find too large goes the client's own way, and has a future that says so
 IN_FLIGHT_BYTES = 16 << 20  # sent and not acknowledged; the client itself has no limit
 ALIVE_SECONDS = 5.0  # a live instance beats once a second
 
@@ -98,15 +101,19 @@ def headers(message: Message, application: str) -> list[tuple[str, bytes]]:
     """CloudEvents 1.0 in binary mode on what is ours; a rejected record has only its own, and the reason."""
     if message.kind == "rejected":
         return list(message.headers)
-    return [
+    version, source, kind, content = always(message.kind, application)
+    return [version, ("ce_id", message.id.encode()), source, kind, ("ce_time", instant(message.at).encode()), content, *message.headers]
+
+
+@lru_cache(maxsize=64)
+def always(kind: str, application: str) -> tuple[tuple[str, bytes], ...]:
+    """The headers that every message of a kind has."""
+    return (
         ("ce_specversion", b"1.0"),
-        ("ce_id", message.id.encode()),
         ("ce_source", f"/tidecast/{application}".encode()),
-        ("ce_type", f"io.tidecast.{SINGULAR[message.kind]}.v1".encode()),
-        ("ce_time", rfc3339(message.at).encode()),
+        ("ce_type", f"io.tidecast.{SINGULAR[kind]}.v1".encode()),
         ("content-type", b"application/json"),
-        *message.headers,
-    ]
+    )
 
 
 SINGULAR = {"forecasts": "forecast", "scores": "score", "late": "late", "models": "model", "decisions": "decision", "status": "status"}
@@ -129,6 +136,7 @@ class KafkaPublisher:
         self._forecasts = 0
         self.commits = 0
         self.latency = Latency()
+        self._partitions: dict[str, list[TopicPartition]] = {}  # of our topics, as the present producer found them
         self._refused: list[tuple[Exception, str, int]] = []  # by the present producer's callbacks: why, topic, bytes
         self._producer = self._begin()
 
@@ -153,7 +161,7 @@ class KafkaPublisher:
                 why = f"transactional id tidecast-{self._application}: the user needs WRITE and DESCRIBE on it: {error}"
                 raise PublishError(why) from error
             raise CommitLost(f"no transaction can be begun: {error}") from error
-        self._in_flight, self._refused = 0, []
+        self._in_flight, self._refused, self._partitions = 0, [], {}
         return producer
 
     def send(self, message: Message) -> None:
@@ -171,11 +179,43 @@ class KafkaPublisher:
         if self._in_flight + size > IN_FLIGHT_BYTES:
             self._flush(time.monotonic() + COMMIT_SECONDS)
         self._in_flight += size
+        where = self._where(name, key) if key is not None else None
+        if where is not None and value is not None and size <= LITTLE_BYTES and self._join(where, key, value, told):
+            return
+        partition = None if where is None else where.partition
         try:
-            sent = self._producer.send(name, key=key, value=NOTHING if value is None else value, headers=told)
+            sent = self._producer.send(name, key=key, value=NOTHING if value is None else value, headers=told, partition=partition)
         except errors.KafkaError as error:
             raise self._named(error, name, size) from error
         sent.add_errback(refused, self._refused, name, size)
+
+    def _where(self, name: str, key: bytes) -> TopicPartition | None:
+        """The partition that every Kafka client would choose; None: ask the client, who has to look first."""
+        there = self._partitions.get(name)
+        if there is None:
+            found = self._producer._metadata.partitions_for_topic(name)  # noqa: SLF001 - the public call waits for topics that are gone
+            if not found:
+                return None
+            there = self._partitions[name] = [TopicPartition(name, p) for p in sorted(found)]
+        return there[hashed(key) % len(there)]
+
+    def _join(self, where: TopicPartition, key: bytes | None, value: bytes, told: list[tuple[str, bytes]]) -> bool:
+        """Into the batch that is open for the partition, if there is one and it has room.
+
+        The client's own way makes a future for every record and looks at its transaction three times: 98 us a message against 25.
+        What becomes of a batch is told by the future of its first record, which has gone the client's own way.
+        """
+        to = self._producer._accumulator  # noqa: SLF001
+        with to._tp_lock(where):  # noqa: SLF001
+            open_ = to._batches[where]  # noqa: SLF001
+            if not open_:
+                return False
+            made = open_[-1].records.append(None, key, value, told)
+            if made is None:
+                return False
+            open_[-1].max_record_size = max(open_[-1].max_record_size, made.size)
+            open_[-1].last_append = time.monotonic()
+        return True
 
     def _flush(self, deadline: float) -> None:
         try:
@@ -297,6 +337,12 @@ class KafkaPublisher:
         with suppress(errors.KafkaError, TimeoutError):
             self._await(self._producer._transaction_manager.begin_abort(), time.monotonic() + ABORT_SECONDS)  # noqa: SLF001
         drop(self._producer)
+
+
+@lru_cache(maxsize=1 << 17)
+def hashed(key: bytes) -> int:
+    """As Kafka's own partitioner has it; 15 us in Python, and the same few series come again and again."""
+    return int(murmur2(key)) & 0x7FFFFFFF
 
 
 def refused(found: list[tuple[Exception, str, int]], name: str, size: int, error: Exception) -> None:

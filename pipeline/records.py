@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -257,6 +258,9 @@ def rfc3339(us: int) -> str:
     ('1970-01-01T00:00:00Z', '1970-01-01T00:00:01.500000Z')
     """
     return (EPOCH + timedelta(microseconds=us)).isoformat().replace("+00:00", "Z")
+
+
+instant = lru_cache(maxsize=4096)(rfc3339)  # many records of a step tell the same one
 
 
 def iso_duration(us: int) -> str:

@@ -40,6 +40,7 @@ class Stream:
     said: dict = field(default_factory=dict)  # (series, cell) -> everything issued and scored there, as bytes
     steps: dict = field(default_factory=dict)  # (series, cell) -> (point, quantiles, by, reason)
     decisions: list = field(default_factory=list)
+    begun: object = None  # what is being learnt, beside arrivals that do not need it
 
     def __post_init__(self):
         count = self.values.shape[1]
@@ -73,6 +74,8 @@ class Stream:
             self._arrive(series[mine], rows[mine], generation)
 
     def _arrive(self, series, rows, generation):
+        if self.begun is not None and generation >= self.begun.instant:
+            self.settle()
         cells = Cells(self.slots[series], self.keys[series], self.first + rows, self.values[rows, series])
         step = self.learner.arrive(cells, generation=generation, woken=np.zeros(len(series), bool))
         for k, (s, r) in enumerate(zip(series.tolist(), rows.tolist(), strict=True)):
@@ -81,7 +84,7 @@ class Stream:
             self.steps[s, r] = (step.point[k], step.quantiles[k], step.by[k], step.reason[k])
         self.last = step
 
-    def close(self):
+    def close(self, *, beside=False):
         row = self.closed
         self.closed += 1
         series = np.flatnonzero(~np.isnan(self.values[row]))
@@ -93,17 +96,28 @@ class Stream:
         older = [g for g in self.kept if g <= self.closed - self.disorder - 3]
         drop = older[:-1]
         self.kept = [g for g in self.kept if g not in drop]
-        self.decisions += self.learner.close(cells, instant=self.closed, drop=drop)
+        begun = self.learner.begin(cells, instant=self.closed, drop=drop)
+        self.settle()
+        self.begun = begun
+        if not beside:
+            self.settle()
+
+    def settle(self):
+        if self.begun is not None:
+            self.begun.run()
+            self.decisions += self.learner.finish(self.begun)
+            self.begun = None
 
     def play(self, rng=None):
         """To the end: in step, or as `rng` has it."""
         while True:
             ready = self.may_arrive()
             if self.may_close() and (rng is None or not ready.size or rng.random() < 0.3):
-                self.close()
+                self.close(beside=rng is not None and rng.random() < 0.7)
             elif ready.size and rng is None:
                 self.arrive(ready[self.at[ready] == self.at[ready].min()])
             elif ready.size:
                 self.arrive(rng.permutation(ready)[: rng.integers(1, ready.size + 1)])
             else:
+                self.settle()
                 return self

@@ -122,7 +122,7 @@ def test_forecasting_under_whatever_was_learnt_last_is_seen(monkeypatch):
     honest = Learner.arrive
 
     def newest(self, cells, *, generation, woken):
-        return honest(self, cells, generation=max(self.generations), woken=woken)
+        return honest(self, cells, generation=max(g for g, one in self.generations.items() if one.weights is not None), woken=woken)
 
     monkeypatch.setattr(Learner, "arrive", newest)
     rows = log()
@@ -131,7 +131,7 @@ def test_forecasting_under_whatever_was_learnt_last_is_seen(monkeypatch):
 
 def test_learning_from_samples_that_have_not_closed_is_seen(monkeypatch):
     """Planted: a learning instant that sees what has arrived after it."""
-    honest = Shard.learn_next
+    honest = Shard._begin
 
     def leaky(self):
         ahead = [c for group in self.gather.open.values() for c in group]
@@ -140,7 +140,7 @@ def test_learning_from_samples_that_have_not_closed_is_seen(monkeypatch):
         self.queue[0] = close._replace(cells=sorted({*close.cells, *more}))
         return honest(self)
 
-    monkeypatch.setattr(Shard, "learn_next", leaky)
+    monkeypatch.setattr(Shard, "_begin", leaky)
     rows = log()
     assert told(run(Shard(spec()), schedule(rows, 100))) != told(run(Shard(spec()), schedule(rows, 3, largest=200)))
 
@@ -158,7 +158,7 @@ def test_a_shard_thawed_goes_on_as_if_nothing_had_been(cut):
 
 def digest_of(messages: list[tuple[str, bytes]]) -> str:
     shard = Shard(spec())
-    shard._count(block(SOURCES[0], 0, []), [Message(kind, None, value, "", 0) for kind, value in messages])  # type: ignore[arg-type]
+    shard._sum_up([Message(kind, None, value, "", 0) for kind, value in messages])  # type: ignore[arg-type]
     return shard.account()["digest"]
 
 

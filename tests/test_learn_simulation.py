@@ -1,5 +1,7 @@
 """The shard under the simulation: its accounts, snapshots, recovery and lazy learning, with a learner of hashes in its place."""
 
+from typing import NamedTuple
+
 import msgspec
 import pytest
 
@@ -12,6 +14,14 @@ from tests.cases import Case, Record, make, shrink, text
 from tests.simulation import Chains, Process, digest, failure, search
 
 
+class Exercise(NamedTuple):
+    instant: int
+    whole: tuple
+
+    def run(self):
+        """There is nothing to run."""
+
+
 class HashLearner(Chains):
     """`Chains` behind the calls that a shard makes."""
 
@@ -21,6 +31,7 @@ class HashLearner(Chains):
     def __init__(self, config=None):
         super().__init__()
         self.samples = 0
+        self.weights = self.generations[self.newest]
 
     def admit(self, slot, key):
         assert slot not in self.names, f"slot {slot} is taken"
@@ -32,16 +43,20 @@ class HashLearner(Chains):
             self.carry.pop(slot, None)
             self.learnt_of.pop(slot, None)
 
-    def close(self, cells, *, instant, drop):
+    def begin(self, cells, *, instant, drop):
         closed = zip(cells.slot.tolist(), cells.cell.tolist(), cells.value.tolist(), cells.key.tolist(), strict=True)
         for slot, cell, value, key in closed:
             assert self.names[slot] == key
             self.learnt_of[slot] = digest(self.learnt_of.get(slot), cell, value)
         named = sorted(zip(cells.key.tolist(), cells.cell.tolist(), cells.value.tolist(), strict=True))
-        self.generations[instant] = digest(self.generations[self.newest], named, sum(self.learnt_of.values()))
-        self.newest = instant
         for old in drop:
             del self.generations[old]
+        return Exercise(instant, (named, sum(self.learnt_of.values())))
+
+    def finish(self, exercise):
+        self.weights = digest(self.weights, *exercise.whole)
+        self.generations[exercise.instant] = self.weights  # until here, nobody finds it
+        self.newest = exercise.instant
         return []
 
     def digest(self):
@@ -62,6 +77,7 @@ class HashLearner(Chains):
         self = cls()
         maps, self.newest, self.samples = msgspec.msgpack.decode(data["all"])
         self.names, self.carry, self.learnt_of, self.generations = map(dict, maps)
+        self.weights = self.generations[self.newest]
         return self
 
 
@@ -124,7 +140,7 @@ class ShardProcess(Process):
         self._publish(self.shard.take(block))
 
     def follow(self, events):
-        self._publish(self.shard.follow(events))
+        self._publish(message for messages in self.shard.follow(events) for message in messages)
 
     def _publish(self, messages):
         if self.goal is None:

@@ -140,9 +140,9 @@ def test_values_to_come_do_not_reach_what_is_said_before_them(reference, cut, se
 class LearnsFromArrivals(Learner):
     """A planted leak: learning reads the values as they arrived, those not closed yet included."""
 
-    def close(self, closing, *, instant, drop):
+    def begin(self, closing, *, instant, drop):
         self.memory["closed"][:, : self.memory["ring"].shape[1]] = self.memory["ring"]
-        return super().close(closing, instant=instant, drop=drop)
+        return super().begin(closing, instant=instant, drop=drop)
 
 
 class ScalesAtArrival(Learner):
