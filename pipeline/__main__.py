@@ -150,7 +150,10 @@ def run(
 ) -> None:
     """Forecast every series of a topic, on your brokers, until stopped. Ctrl-C or SIGTERM commits and ends.
 
+    What follows -- goes to Beam: another runner, with its options; it publishes at least once, repeats have the same id.
+
     Example: tidecast run --topic meters --step 15min
+    Example: tidecast run --topic meters --step 15min -- --runner=FlinkRunner --flink_master=jobs:8081
     """
     with outcomes():
         flags = {
@@ -162,10 +165,12 @@ def run(
         from pipeline.summary import console, show
 
         operate.log_to_stderr()
-        if context.args:
-            operate.run_elsewhere(settings, context.args)
-            return
         with operate.until_told_to_stop() as stop:
+            if context.args:
+                from pipeline import elsewhere
+
+                elsewhere.run(settings, context.args, stop=stop)
+                return
             result = operate.run(settings, stop=stop, take_over=take_over)
         if as_json:
             print_json(result)

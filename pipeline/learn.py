@@ -9,6 +9,7 @@ published. None of this can show in any output: a generation is a function of ev
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections import deque
@@ -59,6 +60,8 @@ EARLIEST = events.START
 # Without a sample for so long, queued learning delays nobody: what came is committed, and with a step of a second the next is not there.
 QUIET_SECONDS = 0.25
 BLOCK_SECONDS = 0.05  # a block is cut to what takes so long: a commit that is due waits for the few blocks of a bundle
+# Descent in this process until one of its own is started: about what that costs in loading, and a stream of hours never needs it.
+LOADING_SECONDS = 2.0
 PACE = 0.2  # weight of the newest block in what a record takes
 LEAST_RECORDS = 20  # of a block: what it costs beside its records is a few of them
 STATUS_SECONDS = 0.5
@@ -86,7 +89,10 @@ class Shard:
         self.arrived = 0.0  # wall clock of the newest block with samples
         self.told = 0.0  # wall clock of the newest status
         self.pace = 0.0  # wall clock that a record takes, s
-        self.apart = beside(self.learner) if spec.apart and self.learner.device.type == "cpu" else None
+        self.apart: Apart | None = None
+        self.alone = (
+            LOADING_SECONDS if spec.apart and self.learner.device.type == "cpu" else math.inf
+        )  # s of descent left until a process is worth it
         self.beside: tuple[Exercise, Apart | None, float] | None = None  # what is being learnt, where, and the seconds spent on it here
         self.newest: dict[int, tuple[float, float, tuple[float, float]]] = {}  # watched slot -> last value, next forecast, widest band
         self.owed: list[Message] = []  # released between blocks, by recovery
@@ -217,13 +223,21 @@ class Shard:
         out = self._settle()
         apart = self.apart if self.apart is not None and exercise.wanted and self.apart.ready() else None
         if apart is None:
-            exercise.run()
+            self._run(exercise)
         else:
             apart.start(exercise)
         self.learnt = close.instant
         self.windows += len(set(slots))
         self.beside = exercise, apart, time.perf_counter() - began
         return out
+
+    def _run(self, exercise: Exercise) -> None:
+        """Here; what it takes adds up, until a process of its own has earned what its loading costs."""
+        began = time.perf_counter()
+        exercise.run()
+        self.alone -= time.perf_counter() - began
+        if self.alone < 0:
+            self.apart, self.alone = beside(self.learner), math.inf
 
     def _settle(self) -> list[Message]:
         """Wait for what is being learnt, and take it over."""

@@ -24,6 +24,7 @@ from apache_beam.runners.runner import PipelineState
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
 from prometheus_client import CollectorRegistry
 
+from models.apart import Gone
 from models.learner import Config
 from pipeline import consume, engine, learn, metrics, publish, topics
 from pipeline.decode import Decoder, shape_of
@@ -61,13 +62,15 @@ NAMED: tuple[tuple[type[BaseException], int], ...] = (
     (metrics.PortTaken, FAILED),
     (engine.EngineError, FAILED),
     (LedgerBroken, FAILED),
+    (Gone, FAILED),
     (BrokerError, FAILED),
     (BrokersAway, FAILED),
     (KafkaError, FAILED),
 )
 
-# After these the engine starts again in this process, from the last commit: the brokers were away, or an answer was lost.
-AGAIN: tuple[type[BaseException], ...] = (publish.CommitLost, BrokersAway)
+# After these the engine starts again in this process, from the last commit: the brokers were away, an answer was lost, or the
+# process that learns has died.
+AGAIN: tuple[type[BaseException], ...] = (publish.CommitLost, BrokersAway, Gone)
 PATIENCE_SECONDS = 600.0  # without a single commit in between; then the process ends, and whoever supervises it decides
 
 
@@ -391,12 +394,4 @@ def _file(settings: Settings, file: Path, *, as_is: bool, wide_rows: bool, start
         raise consume.FileUnreadable(f"{file}: what is it? allowed: {', '.join(FORMATS)}, also with .gz")
     return consume.File(
         str(file), kind, tuple(settings.input.at.split(",")), settings.input.at_format, tuple(settings.input.series) or ("series",), as_is
-    )
-
-
-def run_elsewhere(settings: Settings, arguments: list[str]) -> None:
-    """On another Beam runner: its own checkpoints, outputs at least once, de-duplicated by id."""
-    raise engine.EngineError(
-        f"another runner was asked for ({' '.join(arguments)}): only the local engine is supported by this release, application "
-        f"{settings.application!r} was not started"
     )

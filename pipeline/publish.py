@@ -53,6 +53,8 @@ OPTIONS: Mapping[str, Any] = {
     "metrics_enabled": False,
 }
 
+PLAIN = {name: value for name, value in OPTIONS.items() if name != "transaction_timeout_ms"}  # outside any transaction
+
 
 class PublishError(Exception):
     """Nothing can be published; the message names the topic and what is missing."""
@@ -95,6 +97,35 @@ class Publish(beam.DoFn):
         assert PUBLISHER is not None, "publish.PUBLISHER is set before the flow runs"
         for message in element:
             PUBLISHER.send(message)
+
+
+class PublishAtLeastOnce(beam.DoFn):
+    """Lists of messages in, nothing out; for runners whose checkpoints know nothing of our transactions. A bundle waits for its answers."""
+
+    def __init__(self, options: Mapping[str, Any], *, application: str, prefix: str) -> None:
+        self._options, self._application, self._prefix = dict(options), application, prefix
+        self._producer: KafkaProducer | None = None
+        self._sent: list[Any] = []
+
+    def setup(self) -> None:
+        self._producer = KafkaProducer(**self._options, **PLAIN, value_serializer=OrNothing())
+
+    def process(self, element: list[Message]) -> None:
+        assert self._producer is not None, "Beam sets a function up before it is used"
+        for message in element:
+            value = NOTHING if message.value is None else message.value
+            told = headers(message, self._application)
+            self._sent.append(self._producer.send(topic(self._prefix, message.kind), key=message.key, value=value, headers=told))
+
+    def finish_bundle(self) -> None:
+        """Raises what a record was not taken for: the runner does the bundle again."""
+        sent, self._sent = self._sent, []
+        for one in sent:
+            one.get(timeout=COMMIT_SECONDS)
+
+    def teardown(self) -> None:
+        if self._producer is not None:
+            self._producer.close(timeout=ABORT_SECONDS)
 
 
 def headers(message: Message, application: str) -> list[tuple[str, bytes]]:

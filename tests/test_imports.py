@@ -43,6 +43,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/table.py": NOUNS | {"rich"},
     "pipeline/operate.py": {"*"},
     "pipeline/demo.py": {"*"},
+    "pipeline/elsewhere.py": {"*"},
     "pipeline/__main__.py": {"*"},
     "models/*.py": {"models", "torch", "safetensors", "river"},
 }

@@ -99,6 +99,22 @@ def test_live_forecasts_are_those_of_a_replay_byte_for_byte(
     assert not any(json.loads(r.value)["woken"] for r in live)
 
 
+def test_another_beam_runner_is_a_flag_away_and_says_the_same(
+    kafka: str, make_topic: Callable[..., str], name: str, tmp_path: Path, replayed: list[bytes]
+) -> None:
+    topic = make_topic(2, suffix=".input")
+    make_ours(kafka, name)
+    produce(kafka, topic, ROWS)
+    runner = "--runner=apache_beam.runners.portability.fn_api_runner.FnApiRunner"
+    run = Instance(tmp_path, "run", *settings(kafka, "same", topic, tmp_path, output__prefix=name, **AT), "--", runner)
+
+    live = until(lambda: found if len(found := committed(kafka, f"{name}.forecasts.v1")) >= len(replayed) else None, told=run.said)
+    run.tell(signal.SIGTERM)
+
+    assert run.ends() == 0
+    assert sorted({r.value for r in live}) == sorted(replayed)
+
+
 def test_a_client_that_nobody_here_wrote_produces_the_input_and_reads_forecasts(tidecast: Tidecast) -> None:
     for rows, compression in ((ROWS[:200], "lz4"), (ROWS[200:], "zstd")):
         producer = Producer({"bootstrap.servers": tidecast.bootstrap, "compression.type": compression, "linger.ms": 20})
