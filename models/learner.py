@@ -166,7 +166,7 @@ class Learner:
         self.descent = Descent(self._network(), **self.plan()["descent"])
         self.reading: dict[int, Flat] = {}  # networks by generation
         self.version = hashlib.sha256(self._weight_bytes()).hexdigest()[:16]
-        self._digest = self.version
+        self._chain = self.version
         self.levels = torch.tensor(config.levels, device=self.device)
         self.pool = Pool.new(config.horizon, config.levels)
         self.memory = self._memory()
@@ -433,7 +433,7 @@ class Learner:
         """The last part of `close`, once the exercise has run: its generation may be forecast under."""
         outcome, chains = exercise.outcome, len(exercise.whole.lengths)
         self.generations[exercise.instant].weights = self.descent.average.clone()
-        self._digest = hashlib.sha256(self._digest.encode() + self._weight_bytes()).hexdigest()
+        self._chain = hashlib.sha256(f"{self._chain} {exercise.instant} {outcome}".encode()).hexdigest()
         if outcome is None:
             return exercise.decisions
         self.training = {"loss": outcome.loss, "gradient_norm": outcome.norm, "chains": chains}
@@ -522,8 +522,8 @@ class Learner:
         return kept[-1].updates if kept else 0
 
     def digest(self) -> str:
-        """Of the weights after every instant so far, chained."""
-        return self._digest
+        """Of the weights, and of what every instant so far has come to, chained."""
+        return hashlib.sha256(self._chain.encode() + self._weight_bytes()).hexdigest()
 
     def _weight_bytes(self) -> bytes:
         return bytes(self.descent.weights.cpu().numpy().tobytes())
@@ -548,7 +548,7 @@ class Learner:
         arrays = {f"{group}/{name}": array for group, columns in groups.items() for name, array in columns.items()}
         rest = {
             "version": self.version,
-            "digest": self._digest,
+            "chain": self._chain,
             "descent": self.descent.counts(),
             "replay": self.replay.put,
             "pool": self.pool.counts(),
@@ -579,7 +579,7 @@ class Learner:
             }
         except (KeyError, ValueError, RuntimeError) as error:
             raise snapshot.SnapshotDamaged(f"the snapshot does not fit these settings: {error}") from error
-        self.version, self._digest = rest["version"], rest["digest"]
+        self.version, self._chain = rest["version"], rest["chain"]
         return self
 
 

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -20,7 +21,10 @@ from pipeline import feed, operate, table
 from pipeline.settings import Settings
 
 PARTITIONS = 4
-STEPS_AHEAD = 10  # sent and not yet forecast: a sixth of a second's work, so that latency shows the product and not a queue
+# Work that is sent ahead of the forecasts: enough that the product never waits for its producer, which is asked twenty times a
+# second, and so little that latency shows the product and not a queue, however slow the machine.
+AHEAD_SECONDS = 0.15
+LEAST_AHEAD = 4  # steps
 WATCHED = (feed.TAXI, "synthetic/wave-0", "synthetic/walk-0", "synthetic/level-0", "synthetic/count-0")
 
 
@@ -93,19 +97,40 @@ def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> tuple[dic
     return result, stop.interrupted
 
 
+class Rate:
+    """Steps per second over the last two seconds.
+
+    >>> rate = Rate()
+    >>> [rate.now(steps, at) for steps, at in ((0, 0.0), (30, 1.0), (90, 3.0))]
+    [0.0, 30.0, 30.0]
+    """
+
+    def __init__(self) -> None:
+        self._seen: deque[tuple[float, int]] = deque()
+
+    def now(self, steps: int, at: float) -> float:
+        while len(self._seen) > 1 and self._seen[1][0] <= at - 2.0:
+            self._seen.popleft()
+        self._seen.append((at, steps))
+        since, before = self._seen[0]
+        return (steps - before) / (at - since) if at > since else 0.0
+
+
 def _watch(stop: operate.Stop, allow: Callable[[int], None], seconds: float, out: Console | None) -> None:
     """Pace the producer by what has been read, draw the table, and end the demo after `seconds` of streaming."""
     began: float | None = None
+    rate = Rate()
     live = Live(Text("waiting for the first forecasts ..."), console=out, refresh_per_second=4, screen=False) if out else None
     with live or nullcontext():
-        allow(STEPS_AHEAD)
+        allow(LEAST_AHEAD)
         while not stop.wait(0.05):
             seen = operate.now_at()
-            allow(seen.consumed // (feed.SYNTHETIC + 1) + STEPS_AHEAD)
+            done = seen.consumed // (feed.SYNTHETIC + 1)
+            allow(done + max(LEAST_AHEAD, round(rate.now(done, time.monotonic()) * AHEAD_SECONDS)))
             began = began or (time.monotonic() if seen.consumed else None)
             spent = time.monotonic() - began if began else 0.0
             if live is not None:
-                rate = seen.consumed / spent if spent else 0.0
-                live.update(table.render(seen.status, rate=rate, lag=seen.lag, commits=seen.commits, latency_ms=seen.latency_ms))
+                mean = seen.consumed / spent if spent else 0.0
+                live.update(table.render(seen.status, rate=mean, lag=seen.lag, commits=seen.commits, latency_ms=seen.latency_ms))
             if spent >= seconds:
                 stop.set()

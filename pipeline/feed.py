@@ -60,7 +60,7 @@ def main() -> None:
     from kafka import KafkaProducer
 
     bootstrap, topic = sys.argv[1:3]
-    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=2, acks=1)
+    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=10, acks=1)
     sent = 0
     todo = rows()
     for line in sys.stdin:

@@ -392,6 +392,5 @@ def _file(settings: Settings, file: Path, *, as_is: bool, wide_rows: bool, start
     kind = FORMATS.get(Path(file.name.removesuffix(".gz")).suffix.lower())
     if kind is None:
         raise consume.FileUnreadable(f"{file}: what is it? allowed: {', '.join(FORMATS)}, also with .gz")
-    return consume.File(
-        str(file), kind, tuple(settings.input.at.split(",")), settings.input.at_format, tuple(settings.input.series) or ("series",), as_is
-    )
+    order = tuple(settings.input.series) or (() if settings.input.values else ("series",))  # a wide row is all its series
+    return consume.File(str(file), kind, tuple(settings.input.at.split(",")), settings.input.at_format, order, as_is)
