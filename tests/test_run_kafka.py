@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import shutil
 import signal
@@ -19,6 +20,7 @@ from confluent_kafka import TopicPartition as Place
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
 
+from models.learner import Learner
 from pipeline.broker import Broker, free_port
 from pipeline.records import Forecast
 from tests.instances import AT, Instance, committed, hanging, ids, make_ours, produce, samples, server, settings, until, write
@@ -240,6 +242,41 @@ def test_an_instance_that_slept_while_another_went_on_finds_itself_fenced(tideca
     tidecast.has(120, new)
     assert new.stopped()[0] == 0
     assert hanging(tidecast.bootstrap, f"{tidecast.application}.forecasts.v1") == []
+
+
+def learns_apart_at_once() -> None:
+    """In the child: the process that learns is there from the first instant on."""
+    from pipeline import learn
+
+    class Loaded(learn.Apart):
+        def __init__(self, learner: Learner) -> None:
+            super().__init__(learner)
+            until(self.ready)
+
+    learn.LOADING_SECONDS, learn.Apart = 0.0, Loaded
+
+
+def children(of: int | None) -> list[int]:
+    """Processes below one that learn."""
+    found = [int(pid) for task in Path(f"/proc/{of}/task").iterdir() for pid in (task / "children").read_text().split()]
+    return [pid for pid in found if b"models.apart" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def test_when_the_process_that_learns_is_killed_it_goes_on_from_the_last_commit(tidecast: Tidecast, replayed: list[bytes]) -> None:
+    produce(tidecast.bootstrap, tidecast.topic, ROWS[:200])
+    run = tidecast.start(first=learns_apart_at_once)
+    tidecast.has(200, run)
+    (learning,) = children(run.process.pid)
+    os.kill(learning, signal.SIGKILL)
+    produce(tidecast.bootstrap, tidecast.topic, ROWS[200:])
+    tidecast.has(len(ROWS), run)
+
+    assert "the process that learns" in run.said()
+    assert children(run.process.pid) not in ([], [learning])
+    assert run.stopped()[0] == 0
+    ids = [json.loads(value)["id"] for value in tidecast.forecasts()]
+    assert len(set(ids)) == len(ids) == len(replayed)
+    assert not Path(f"/proc/{learning}").exists()
 
 
 # What can be wrong, and what is said then
