@@ -62,7 +62,7 @@ class Memory:
         self.capacity = len(next(iter(self._columns.values())))
 
 
-def memory(*, horizon: int, tails: int, hidden: int, ring: int, closed: int) -> Memory:
+def memory(*, horizon: int, tails: int, bands: int, hidden: int, ring: int, closed: int) -> Memory:
     """All that is kept of a series, but for what is kept per generation (see `models.scale`)."""
     pairs = horizon * (horizon + 1) // 2
     return Memory(
@@ -95,6 +95,7 @@ def memory(*, horizon: int, tails: int, hidden: int, ring: int, closed: int) -> 
             # for people only
             "error": (np.float64, (2, horizon), 0),  # sums of absolute errors, served and baseline
             "scores": (np.int32, (horizon,), 0),
+            "held": (np.int64, (bands,), 0),  # how often the central bands held what they were to hold, all leads together
             "by": (np.int32, (2, horizon), 0),  # how often the network, and the seasonal naive, served what was scored
         }
     )

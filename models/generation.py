@@ -204,11 +204,13 @@ class Pool:
             self.by[expert] += mine.sum(0)
             if expert != score.LAST:  # the rest is its
                 memory["by"][slot, expert] += mine
-        self.covered += (covered & counted[..., None]).sum(0).T
+        inside = covered & counted[..., None]
+        memory["held"][slot] += inside.sum(1)
+        self.covered += inside.sum(0).T
         self.scored += counted.sum(0)
 
     def summary(self, memory: Memory, scales: np.ndarray, bands: tuple[float, ...], least: int, slot: int | None) -> dict[str, Any]:
-        """Skill and served shares by lead, coverage by band; of one series, without coverage."""
+        """Skill and served shares by lead, coverage by band, and of all series together by lead."""
         chosen = np.flatnonzero(memory["live"]) if slot is None else np.array([slot])
         error, scores = memory["error"][chosen], memory["scores"][chosen]
         counted = np.maximum(scores - (least - 1), 0)
@@ -223,7 +225,10 @@ class Pool:
             "skill": {str(h + 1): round(float(1 - mae[0, h] / mae[1, h]), 6) for h in leads if mae[1, h] > 0},
             "served": {str(h + 1): _shares(shares[:, h]) for h in leads if shares[:, h].any()},
         }
-        if slot is None:
+        if slot is not None:
+            total = float(counted.sum())
+            out["coverage"] = {f"{b:g}": round(float(n / total), 6) for b, n in zip(bands, memory["held"][slot], strict=True) if total}
+        else:
             share = self.covered / np.maximum(self.scored, 1)
             total = float(self.covered.shape[1] and self.scored.sum())
             out["coverage"] = {f"{b:g}": round(float(self.covered[k].sum() / total), 6) for k, b in enumerate(bands) if total}

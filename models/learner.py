@@ -191,7 +191,7 @@ class Learner:
         c, reach = self.config, self.form.reach
         farthest = max(c.horizon, *ORIGINS) + LAGS * c.truncation
         sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE}
-        return memory(horizon=c.horizon, tails=len(self.tails), hidden=c.hidden, **sizes)
+        return memory(horizon=c.horizon, tails=len(self.tails), bands=len(self.bands), hidden=c.hidden, **sizes)
 
     # Who is there
 

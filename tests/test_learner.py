@@ -95,6 +95,16 @@ def test_a_restart_in_the_middle_does_not_show(reference):
     assert first.learner.summary() == reference.learner.summary()
 
 
+def test_what_bands_held_of_each_series_adds_up_to_what_they_held_of_all(reference):
+    learner = reference.learner
+    counted = [np.maximum(learner.memory["scores"][slot] - 4, 0).sum() for slot in range(5)]  # from the fifth score on
+    assert min(counted) > 50
+    for band, share in learner.summary()["coverage"].items():
+        mine = [learner.summary(slot=slot)["coverage"][band] for slot in range(5)]
+        assert np.average(mine, weights=counted) == pytest.approx(share, abs=1e-5)
+        assert len(set(mine)) > 1
+
+
 def test_a_snapshot_of_other_settings_is_refused():
     parts = Learner(small(hidden=32)).snapshot()
     with pytest.raises(SnapshotDamaged, match="does not fit"):
