@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -333,6 +334,8 @@ def status(folder: Folder = None, as_json: Json = False) -> None:  # noqa: FBT00
 
 
 def main() -> None:
+    # Beam says at import, on the root logger, that it can do without a library that nobody here asks for
+    logging.getLogger().addFilter(lambda record: not str(record.msg).startswith("apitools not found"))
     app()
 
 

@@ -122,9 +122,10 @@ class Shard:
         yield from map(self._sum_up, self.follow(told))
         if block.ended and self.spec.close_at_end:
             yield from map(self._sum_up, self.follow(self.gather.close_all()))
+        if block.next > block.first:
+            self.pace += (min((time.perf_counter() - began) / (block.next - block.first), 1.0) - self.pace) * PACE
         if len(block.at):
             self.arrived = block.now
-            self.pace += (min((time.perf_counter() - began) / len(block.at), 1.0) - self.pace) * PACE
         elif self.queue and not self.gather.repeating and (block.ended or block.now - self.arrived >= QUIET_SECONDS):
             yield self._sum_up(self.learn_next())
         while block.ended and self.queue and not self.gather.repeating:
