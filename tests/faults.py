@@ -1,7 +1,8 @@
 """Kill `tidecast run`, and its broker, again and again, and ask a reader whether it shows: python -m tests.faults --kills 100.
 
 The log is seeded and has late, repeated and unusable records in it; it grows while instances are killed at random moments and
-at named points. The oracle is a replay of the same log: every forecast and score once, byte for byte, and the same ledger.
+at named points. The oracle is a replay of the same log: every forecast, score and decision once, byte for byte, the same ledger, the
+same weights learnt up to the same instant. That it sees what it is there to see is tried with bugs: `tests/plants.py`.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import math
 import os
 import platform
 import random
 import signal
 import statistics
+import struct
 import subprocess
 import tempfile
 import threading
@@ -31,13 +34,14 @@ from confluent_kafka import TopicPartition as Place
 
 from pipeline import topics
 from pipeline.broker import Broker
-from tests.instances import AT, HOUR, Instance, Sample, committed, hanging, make_ours, samples, server, settings, until
+from tests.instances import AT, HOUR, PATIENCE, Instance, Sample, committed, hanging, make_ours, samples, server, settings, until
 
 SERIES, PARTITIONS = 5, 3
 STEPS_A_LIFE = 6
 PACE = 0.1  # s between steps, while a life has some left
 POINTS = ("before_snapshot_rename", "after_snapshot_rename", "before_commit", "after_commit")
-KINDS = ("forecasts", "scores")
+KINDS = ("forecasts", "scores", "decisions")
+PATIENT = {**AT, "time__idle_after": "60s", "time__max_hold": "60s"}  # nobody is idle here: the producer's pauses are ours
 TABLE = Path(__file__).parent / "benchmarks" / "faults.csv"
 
 
@@ -46,6 +50,14 @@ class Kill(NamedTuple):
 
     where: str
     when: float
+    forecasts: int = 0  # that it must have made for a passage to count
+
+
+class Ending(NamedTuple):
+    """Of the first of two lives, in which half of the log is read: killed at a point, or else stopped with something left to learn."""
+
+    kill: Kill | None = None
+    damage: bool = False  # to the last snapshot of who was stopped
 
 
 def kills(count: int, seed: int) -> list[Kill]:
@@ -63,67 +75,51 @@ def kills(count: int, seed: int) -> list[Kill]:
 # In the child
 
 
-def prepare(plant: Callable[[], None] | None, point: str | None, nth: float) -> None:
-    """Snapshots a hundred times as often as anybody needs, so that a short life has some; death at a point; a bug, if one is planted."""
-    from pipeline import engine
+def prepare(plant: Callable[[], None] | None, kill: Kill | None, *, by_script: bool = False) -> None:
+    """Snapshots a hundred times as often as anybody needs, so that a short life has some; death at a point; a bug, if one is planted.
 
-    seen: Counter[str] = Counter()
+    `by_script`: a snapshot when it begins and one when it is stopped, whatever the time, and a quiet stream is no occasion to learn.
+    """
+    from pipeline import engine, learn
 
-    def passes(at: str) -> None:
-        seen[at] += 1
-        if at == point and seen[at] >= nth:
+    passed = 0
+
+    def passes(point: str) -> None:
+        nonlocal passed
+        if kill is None or point != kill.where or sum(shard.published["forecasts"] for shard in [*learn.LIVE.values()]) < kill.forecasts:
+            return
+        passed += 1
+        if passed >= kill.when:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    engine.Durability.__init__.__kwdefaults__.update(snapshot_every_s=0.05, point=passes)
+    engine.Durability.__init__.__kwdefaults__.update(snapshot_every_s=math.inf if by_script else 0.05, point=passes)
+    if by_script:
+        learn.QUIET_SECONDS = math.inf
     if plant is not None:
         plant()
 
 
-def position_before_output() -> None:
-    """Positions are committed, and what was read up to them is sent in the next transaction. Dies once in between."""
-    from pipeline.publish import KafkaPublisher
+def keep_account(path: Path) -> None:
+    """What a commit would say at the end of a replay, which makes none, into a file."""
+    from pipeline.learn import LiveShard
 
-    send, commit = KafkaPublisher.send, KafkaPublisher.commit
-    waiting: list[Any] = []
+    close = LiveShard.close
 
-    def later(self: Any, message: Any) -> None:
-        waiting.append(message)
+    def closes(self: Any) -> None:
+        path.write_text(json.dumps(self.account()))
+        close(self)
 
-    def first(self: Any, record: dict[str, Any]) -> None:
-        commit(self, record)
-        if waiting and record["number"] > 3 and not Path("died").exists():
-            Path("died").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        for message in waiting:
-            send(self, message)
-        waiting.clear()
-
-    KafkaPublisher.send, KafkaPublisher.commit = later, first
-
-
-def snapshot_without_queue() -> None:
-    """What has been closed and not learnt is forgotten by a snapshot."""
-    from collections import deque
-
-    from pipeline.learn import Shard
-
-    freeze = Shard.freeze
-
-    def forgets(self: Any) -> bytes:
-        kept, self.queue = self.queue, deque()
-        try:
-            return freeze(self)
-        finally:
-            self.queue = kept
-
-    Shard.freeze = forgets
+    LiveShard.close = closes
 
 
 # The log
 
 
-def log(steps: int, seed: int) -> list[tuple[str, bytes]]:
-    """(key, value) in order: every series at every step, and now and then a repeat, a late one, one that cannot be used."""
+Record = tuple[str, bytes]  # key, value
+
+
+def log(steps: int, seed: int) -> list[Record]:
+    """In order: every series at every step, and now and then a repeat, a late one, one that cannot be used."""
     draw = random.Random(seed)
     records = []
     for row in samples(SERIES, steps, seed, ragged=False):
@@ -141,7 +137,7 @@ def log(steps: int, seed: int) -> list[tuple[str, bytes]]:
 class Feeder:
     """Appends the log step by step, as far as it is allowed to, by a client that survives a broker's death."""
 
-    def __init__(self, bootstrap: str, topic: str, records: Sequence[tuple[str, bytes]]) -> None:
+    def __init__(self, bootstrap: str, topic: str, records: Sequence[Record]) -> None:
         self._records, self._topic = records, topic
         self._allowed, self._sent, self._over = 0, 0, False
         self._producer = Producer(
@@ -161,13 +157,18 @@ class Feeder:
             self._producer.poll(PACE)
             time.sleep(PACE)
 
+    def put(self, records: int) -> None:
+        """So many more, at once: when this returns, they are in the log."""
+        for key, value in self._records[self._sent : self._sent + records]:
+            self._producer.produce(self._topic, key=key, value=value)
+            self._sent += 1
+        assert self._producer.flush(60) == 0
+
     def finish(self) -> None:
         """The rest, at once."""
         self._over = True
         self._thread.join()
-        for key, value in self._records[self._sent :]:
-            self._producer.produce(self._topic, key=key, value=value)
-        assert self._producer.flush(60) == 0
+        self.put(len(self._records))
 
 
 class Onlooker:
@@ -192,11 +193,13 @@ class Onlooker:
         while not self._over:
             for message in self._consumer.consume(500, 0.05):
                 if message.error() is None:
-                    self.seen[self._kinds[message.topic()]].append(message.value())
-                    self.came.append(time.monotonic())
+                    kind = self._kinds[message.topic()]
+                    self.seen[kind].append(message.value())
+                    if kind == "forecasts":
+                        self.came.append(time.monotonic())
 
     def since(self, moment: float) -> float | None:
-        """When the first record after that moment came."""
+        """When the first forecast after that moment came."""
         return next((t for t in self.came[-5_000:] if t > moment), None)
 
     def has(self, kind: str, count: int) -> None:
@@ -217,7 +220,7 @@ class Verdict(NamedTuple):
     lost: int
     doubled: int
     differing: int
-    wrong_ledger: dict[str, tuple[int, int]]  # counter: (is, should be)
+    wrong: dict[str, tuple[Any, Any]]  # counter of the ledger, or what the last commit says: (is, should be)
     hanging: list[Any]
 
     @property
@@ -238,8 +241,27 @@ def compare(expected: Iterable[bytes], seen: Sequence[bytes]) -> tuple[int, int,
     return len(should.keys() - times.keys()), sum(n > 1 for n in times.values()), len(different)
 
 
-LEDGER = ("consumed", "used", "duplicate", "late", "rejected", "forecasts", "scored")
-# not windows: the last one is learnt when the stream has been quiet for a second, and a stop may be quicker
+LEDGER = ("consumed", "used", "duplicate", "late", "rejected", "forecasts", "scored", "windows")
+LEARNT = ("reached", "learnt", "weights")  # of the account: instants, and a digest of the weights after each of them
+
+
+class Expected(NamedTuple):
+    """What a replay of the log says."""
+
+    records: dict[str, list[bytes]]  # by kind
+    summary: dict[str, Any]
+    account: dict[str, Any]  # as a commit at its end would have it
+
+
+def replay(records: Iterable[Record], folder: Path, application: str) -> Expected:
+    """What should come out of this log. Wants `instances.server`."""
+    file, out, account = folder / "log.ndjson", folder / "replay", folder / "account.json"
+    file.write_bytes(b"".join(value + b"\n" for _, value in records))
+    given = settings("127.0.0.1:1", application, "any", folder, **PATIENT)
+    instance = Instance(folder, "replay", str(file), "--as-is", "--json", "--out", str(out), *given, first=partial(keep_account, account))
+    assert instance.ends(within=600) == 0, instance.said()
+    said = {kind: (out / f"{kind}.ndjson").read_bytes().splitlines() for kind in KINDS}
+    return Expected(said, instance.summary(), json.loads(account.read_text()))
 
 
 class Outcome(NamedTuple):
@@ -249,32 +271,23 @@ class Outcome(NamedTuple):
 
 
 class World:
-    """A broker, a log that grows, an application that is killed."""
+    """A broker, a log that grows, an application that is killed. Wants `instances.server`."""
 
-    def __init__(self, broker: Broker, folder: Path, *, steps: int, seed: int, plant: Callable[[], None] | None = None) -> None:
-        self.broker, self.folder, self.plant = broker, folder, plant
-        self.application = f"faults-{seed}-{random.SystemRandom().randrange(1 << 32):08x}"
-        self.topic = f"{self.application}.input"
-        self.records = log(steps, seed)
-        self.settings = settings(
-            broker.bootstrap, self.application, self.topic, folder, **AT, time__idle_after="60s", time__max_hold="60s"
-        )  # nobody is idle here: the producer's pauses are ours
+    def __init__(
+        self, broker: Broker, folder: Path, records: Sequence[Record], *, application: str, plant: Callable[[], None] | None = None
+    ) -> None:
+        self.broker, self.folder, self.records, self.application, self.plant = broker, folder, records, application, plant
+        self.prefix = f"{application}-{random.SystemRandom().randrange(1 << 32):08x}"
+        self.topic = f"{self.prefix}.input"
+        self.settings = settings(broker.bootstrap, application, self.topic, folder, **PATIENT, output__prefix=self.prefix)
         topics.apply({"bootstrap_servers": [broker.bootstrap]}, [topics.Wanted(self.topic, PARTITIONS, {})], replication=1)
-        make_ours(broker.bootstrap, self.application)
-        self.feeder = Feeder(broker.bootstrap, self.topic, self.records)
-        self.onlooker = Onlooker(broker.bootstrap, self.application)
+        make_ours(broker.bootstrap, self.prefix)
+        self.feeder = Feeder(broker.bootstrap, self.topic, records)
+        self.onlooker = Onlooker(broker.bootstrap, self.prefix)
         self.recoveries: list[float] = []
 
-    def replay(self) -> tuple[dict[str, list[bytes]], dict[str, Any]]:
-        """What should come out, and the summary."""
-        file, out = self.folder / "log.ndjson", self.folder / "replay"
-        file.write_bytes(b"".join(value + b"\n" for _, value in self.records))
-        instance = Instance(self.folder, "replay", str(file), "--as-is", "--json", "--out", str(out), *self.settings)
-        assert instance.ends(within=600) == 0, instance.said()
-        return {kind: (out / f"{kind}.ndjson").read_bytes().splitlines() for kind in KINDS}, instance.summary()
-
-    def start(self, point: str | None = None, nth: float = 1) -> Instance:
-        first = partial(prepare, self.plant, point, nth)
+    def start(self, kill: Kill | None = None, *, by_script: bool = False) -> Instance:
+        first = partial(prepare, self.plant, kill, by_script=by_script)
         return Instance(self.folder, "run", "--json", "--take-over", *self.settings, first=first)
 
     def recovered(self, instance: Instance, moment: float, within: float) -> bool:
@@ -289,7 +302,7 @@ class World:
         """Start, be killed."""
         self.feeder.allow(STEPS_A_LIFE * SERIES)
         moment = time.monotonic()
-        instance = self.start(kill.where if kill.where in POINTS else None, kill.when)
+        instance = self.start(kill if kill.where in POINTS else None)
         if kill.where != "start":
             self.recovered(instance, moment, 60)
         if kill.where in POINTS:
@@ -314,67 +327,116 @@ class World:
         assert instance.running(), instance.said()
         instance.kill()
 
-    def last_life(self) -> dict[str, Any]:
-        """Undisturbed, to the end of the log; its summary."""
+    def first_life(self, ending: Ending) -> None:
+        """Up to this ending, with so much of the log as there is."""
+        instance = self.start(ending.kill, by_script=True)
+        if ending.kill is not None:
+            assert instance.ends() == -signal.SIGKILL, instance.said()
+            return
+        self.stop(instance, self.has_read_all)
+        account = self.last_commit()["account"]
+        assert account["learnt"] < account["reached"], "nothing is left to learn"
+        if ending.damage:
+            self.damage()
+
+    def damage(self) -> None:
+        """Turn over one bit of the snapshot that recovery begins with: of a value that is yet to be learnt."""
+        commit = self.last_commit()
+        assert commit["before"] is not None, "there is no snapshot to fall back to"
+        path = self.folder / "state" / self.application / f"{commit['snapshot']}.snapshot"
+        data = bytearray(path.read_bytes())
+        newest = json.loads(self.records[HALF - 1][1])["value"]
+        data[data.index(b"\xcb" + struct.pack(">d", newest)) + 2] ^= 0x08  # a float as MessagePack has it; the highest bit of its fraction
+        path.write_bytes(data)
+
+    def last_life(self, should: Expected) -> dict[str, Any]:
+        """Undisturbed, to the end of the log and of what it teaches; its summary."""
         self.feeder.finish()
-        instance = self.start()
-        ends = committed_ends(self.broker.bootstrap, self.topic)
-        until(lambda: self.positions() == ends or not instance.running(), 300, instance.said)
+        learnt = should.account["learnt"]
+        return self.stop(self.start(), lambda: self.has_read_all() and self.last_commit()["account"]["learnt"] == learnt, within=300)
+
+    def stop(self, instance: Instance, once: Callable[[], bool], within: float = PATIENCE) -> dict[str, Any]:
+        """Its summary."""
+        until(lambda: once() or not instance.running(), within, instance.said)
+        assert instance.running(), instance.said()
         code, summary = instance.stopped()
         assert code == 0, instance.said()
         return summary
 
-    def positions(self) -> dict[int, int]:
-        """Where the last commit stands, by partition."""
-        commits = committed(self.broker.bootstrap, f"{self.application}.commits.v1")
-        account = json.loads(commits[-1].value)["account"] if commits else {}
-        return {p: position for _, p, position in account.get("positions", []) if position}
+    def has_read_all(self) -> bool:
+        """The last commit stands at the end of the log."""
+        commit = self.last_commit()
+        positions = commit["account"].get("positions", []) if commit else []
+        return {p: position for _, p, position in positions if position} == ends(self.broker.bootstrap, self.topic)
 
-    def judge(self, summary: Mapping[str, Any]) -> Verdict:
-        expected, replayed = self.replay()
+    def last_commit(self) -> dict[str, Any]:
+        """Its record; {}: there is none."""
+        commits = self.told("commits")
+        return json.loads(commits[-1].value) if commits else {}
+
+    def judge(self, summary: Mapping[str, Any], should: Expected) -> Verdict:
         found = Counter[str]()
         for kind in KINDS:
             fresh = [read.value for read in self.told(kind)]
             self.onlooker.has(kind, len(fresh))
             for seen in (fresh, self.onlooker.seen[kind]):
-                for name, number in zip(("lost", "doubled", "differing"), compare(expected[kind], seen), strict=True):
+                for name, number in zip(("lost", "doubled", "differing"), compare(should.records[kind], seen), strict=True):
                     found[name] = max(found[name], number)
         for kind, counter in (("late", "late"), ("rejected", "rejected")):
             told = self.told(kind)
             count = len({dict(r.headers)["ce_id"] if kind == "late" else str(r.headers) for r in told})  # topic, partition and offset
-            found["lost"] += max(0, replayed[counter] - count)
+            found["lost"] += max(0, should.summary[counter] - count)
             found["doubled"] += len(told) - count
-        ledger = {name: (summary[name], replayed[name]) for name in LEDGER if summary[name] != replayed[name]}
-        open_ones = [at for kind in (*KINDS, "late", "rejected") for at in hanging(self.broker.bootstrap, f"{self.application}.{kind}.v1")]
-        return Verdict(found["lost"], found["doubled"], found["differing"], ledger, open_ones)
+        wrong = {name: (summary[name], should.summary[name]) for name in LEDGER if summary[name] != should.summary[name]}
+        account = self.last_commit()["account"]
+        wrong |= {name: (account[name], should.account[name]) for name in LEARNT if account[name] != should.account[name]}
+        open_ones = hanging(self.broker.bootstrap, *(topics.topic(self.prefix, kind) for kind in (*KINDS, "late", "rejected")))
+        return Verdict(found["lost"], found["doubled"], found["differing"], wrong, open_ones)
 
     def told(self, kind: str) -> list[Any]:
-        return committed(self.broker.bootstrap, f"{self.application}.{kind}.v1")
+        return committed(self.broker.bootstrap, topics.topic(self.prefix, kind))
 
 
-def committed_ends(bootstrap: str, topic: str) -> dict[int, int]:
+def ends(bootstrap: str, topic: str) -> dict[int, int]:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "asks"})
-    ends = {p: consumer.get_watermark_offsets(Place(topic, p), timeout=10)[1] for p in range(PARTITIONS)}
+    found = {p: consumer.get_watermark_offsets(Place(topic, p), timeout=10)[1] for p in range(PARTITIONS)}
     consumer.close()
-    return {p: end for p, end in ends.items() if end}
+    return {p: end for p, end in found.items() if end}
 
 
-def suffer(
-    broker: Broker, folder: Path, fatal: Sequence[Kill], *, broker_kills: int = 0, seed: int = 0, plant: Callable[[], None] | None = None
-) -> Outcome:
+def suffer(broker: Broker, folder: Path, fatal: Sequence[Kill], *, broker_kills: int = 0, seed: int = 0) -> Outcome:
     """So many deaths, then the rest of the log in peace, then the verdict. Wants `instances.server`."""
     began = time.monotonic()
-    world = World(broker, folder, steps=STEPS_A_LIFE * (len(fatal) + 2 * broker_kills + 4), seed=seed, plant=plant)
+    records = log(STEPS_A_LIFE * (len(fatal) + 2 * broker_kills + 4), seed)
+    world = World(broker, folder, records, application=f"faults-{seed}")
     for number, kill in enumerate(fatal):
         world.one_life(kill)
         if number % 10 == 9:
             print(f"{number + 1} kills, {time.monotonic() - began:.0f} s", flush=True)
     if broker_kills:
         world.without_broker(broker_kills, random.Random(seed))
-    summary = world.last_life()
-    verdict = world.judge(summary)
+    should = replay(records, folder, world.application)
+    verdict = world.judge(world.last_life(should), should)
     world.onlooker.close()
     return Outcome(verdict, world.recoveries, time.monotonic() - began)
+
+
+# Two lives, to try the oracle itself
+
+SEED, STEPS = 3, 40
+APPLICATION = "two-lives"
+HALF = SERIES * STEPS // 2  # records that the first life finds; the last of them is an ordinary one, see `World.damage`
+ENOUGH = SERIES * 8  # forecasts, after which a death has something to spoil
+
+
+def two_lives(broker: Broker, folder: Path, ending: Ending, should: Expected, *, plant: Callable[[], None] | None = None) -> Verdict:
+    """One life that ends so, one in peace, and the verdict; nothing in it is left to chance. `should`: of `log(STEPS, SEED)`."""
+    world = World(broker, folder, log(STEPS, SEED), application=APPLICATION, plant=plant)
+    world.feeder.put(HALF)
+    world.first_life(ending)
+    verdict = world.judge(world.last_life(should), should)
+    world.onlooker.close()
+    return verdict
 
 
 @contextmanager
@@ -394,7 +456,7 @@ def row(outcome: Outcome, *, worker_kills: int, broker_kills: int, seed: int) ->
     return {
         "date": datetime.now(UTC).date().isoformat(), "hardware": hardware(), "commit": git, "seed": seed, "kills": worker_kills,
         "broker_kills": broker_kills, "lost": verdict.lost, "doubled": verdict.doubled, "differing": verdict.differing,
-        "wrong_ledger": len(verdict.wrong_ledger), "hanging": len(verdict.hanging),
+        "wrong": len(verdict.wrong), "hanging": len(verdict.hanging),
         "first_new_forecast_p50_s": round(statistics.median(outcome.recoveries), 2),
         "first_new_forecast_max_s": round(max(outcome.recoveries), 2), "seconds": round(outcome.seconds),
     }  # fmt: skip

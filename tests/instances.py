@@ -198,16 +198,16 @@ def committed(bootstrap: str, topic: str) -> list[Read]:
         consumer.close()
 
 
-def hanging(bootstrap: str, topic: str) -> list[tuple[int, int, int]]:
-    """(partition, last stable offset, end) of those partitions where a transaction is still open."""
+def hanging(bootstrap: str, *names: str) -> list[tuple[str, int, int, int]]:
+    """(topic, partition, last stable offset, end) of those partitions where a transaction is still open."""
     ends = {}
     for level in ("read_committed", "read_uncommitted"):
         consumer = KafkaConsumer(bootstrap_servers=bootstrap, isolation_level=level)
-        partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
+        partitions = [TopicPartition(name, p) for name in names for p in sorted(consumer.partitions_for_topic(name) or ())]
         ends[level] = consumer.end_offsets(partitions)
         consumer.close()
     stable, end = ends["read_committed"], ends["read_uncommitted"]
-    return [(p.partition, stable[p], end[p]) for p in end if stable[p] < end[p]]
+    return [(*p, stable[p], end[p]) for p in end if stable[p] < end[p]]
 
 
 def until(true: Callable[[], Any], within: float = PATIENCE, told: Callable[[], str] = str) -> Any:
