@@ -165,7 +165,7 @@ class Learner:
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
         self.descent = Descent(self._network(), **self.plan()["descent"])
         self.reading: dict[int, Flat] = {}  # networks by generation
-        self.version = hashlib.sha256(self._weight_bytes()).hexdigest()[:16]
+        self.version = hashlib.sha256(self.descent.weights.cpu().numpy().tobytes()).hexdigest()[:16]
         self._chain = self.version
         self.levels = torch.tensor(config.levels, device=self.device)
         self.pool = Pool.new(config.horizon, config.levels)
@@ -522,11 +522,8 @@ class Learner:
         return kept[-1].updates if kept else 0
 
     def digest(self) -> str:
-        """Of the weights, and of what every instant so far has come to, chained."""
-        return hashlib.sha256(self._chain.encode() + self._weight_bytes()).hexdigest()
-
-    def _weight_bytes(self) -> bytes:
-        return bytes(self.descent.weights.cpu().numpy().tobytes())
+        """Of the weights and their moments, and of what every instant so far has come to, chained."""
+        return hashlib.sha256(self._chain.encode() + self.descent.state.cpu().numpy().tobytes()).hexdigest()
 
     def summary(self, slot: int | None = None) -> dict[str, Any]:
         """Skill, coverage and who served, by lead, since the start: of all series, or of one."""

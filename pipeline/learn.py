@@ -34,6 +34,7 @@ from pipeline.events import Rules
 from pipeline.gather import Gather
 from pipeline.meter import Meter
 from pipeline.metrics import Metrics
+from pipeline.quantities import duration_text
 from pipeline.records import Block, Message, Raw, Rejection, Source
 from pipeline.rejected import rejection_message
 
@@ -392,6 +393,7 @@ class Shard:
 
     def freeze(self) -> bytes:
         rest = {
+            "shaped_by": shaping(self.spec),
             "queue": [[c.instant, c.cells, c.drop] for c in self.queue],
             "learnt": self.learnt,
             "windows": self.windows,
@@ -406,6 +408,7 @@ class Shard:
     @classmethod
     def thaw(cls, spec: Spec, data: bytes) -> Shard:
         part, learner, rest = msgspec.msgpack.decode(data)
+        refuse_others(rest["shaped_by"], spec)
         spec = as_first_started(spec, rest)
         self = cls(spec, part=Gather.restore(spec.rules, part, spec.sources), learner=Learner.restore(spec.config, learner))
         self.queue = deque(events.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
@@ -445,6 +448,36 @@ def one_thread() -> None:
     """Small steps are 10-20 times slower with more; the number is the calling thread's own."""
     if torch.get_num_threads() != 1:
         torch.set_num_threads(1)
+
+
+class OtherSettings(ValueError):  # noqa: N818 - reads as what happened
+    """The state was made with settings that shape it, and they are others now."""
+
+
+def shaping(spec: Spec) -> dict[str, Any]:
+    """The settings that a shard's state is shaped by, as names and plain values."""
+    rules, config = spec.rules, spec.config
+    return {
+        "series.step": duration_text(rules.step),
+        "series.season": config.season,
+        "window.span": duration_text(rules.grid),
+        "forecast.horizon": config.horizon,
+        "forecast.levels": list(config.levels),
+        "forecast.model": config.model,
+        "learn.truncation": config.truncation,
+        "learn.replay": config.replay,
+    }
+
+
+def refuse_others(then: Mapping[str, Any], spec: Spec) -> None:
+    """Raises OtherSettings naming every one that does not fit."""
+    now = shaping(spec)
+    wrong = [f"{name} was {then[name]} and is {now[name]}" for name in now if then[name] != now[name]]
+    if wrong:
+        raise OtherSettings(
+            f"the state of application {spec.application!r} is shaped by settings that are others now: {'; '.join(wrong)}. "
+            "Bring them back, or begin anew under another application"
+        )
 
 
 class FrozenShard(NamedTuple):

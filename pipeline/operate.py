@@ -26,6 +26,7 @@ from prometheus_client import CollectorRegistry
 
 from models.apart import Gone
 from models.learner import Config
+from models.snapshot import SnapshotDamaged
 from pipeline import consume, engine, learn, metrics, publish, topics
 from pipeline.decode import Decoder, shape_of
 from pipeline.events import LedgerBroken, Rules
@@ -42,6 +43,7 @@ LOG = structlog.get_logger()
 
 LOST = 78
 FENCED = 70
+WRONG_SETTINGS = 2
 FAILED = 1
 
 
@@ -63,6 +65,8 @@ NAMED: tuple[tuple[type[BaseException], int], ...] = (
     (engine.EngineError, FAILED),
     (LedgerBroken, FAILED),
     (Gone, FAILED),
+    (learn.OtherSettings, WRONG_SETTINGS),
+    (SnapshotDamaged, LOST),
     (BrokerError, FAILED),
     (BrokersAway, FAILED),
     (KafkaError, FAILED),

@@ -156,6 +156,14 @@ def test_a_shard_thawed_goes_on_as_if_nothing_had_been(cut):
     assert second.account()["digest"] == digest_of(whole)
 
 
+def test_a_state_that_was_made_with_other_settings_is_refused_and_all_that_differ_are_named():
+    shard = Shard(spec())
+    run(shard, list(schedule(log(), 7))[:5])
+    other = spec(config=Config(horizon=8, season=4, step_us=HOUR, hidden=16, rows=64, min_scores=9), rules=Rules(HOUR, 2 * HOUR, HOUR))
+    with pytest.raises(learn.OtherSettings, match=r"'app'.*: window.span was 1h and is 2h; forecast.horizon was 6 and is 8\. Bring"):
+        Shard.thaw(other, shard.freeze())
+
+
 def digest_of(messages: list[tuple[str, bytes]]) -> str:
     shard = Shard(spec())
     shard._sum_up([Message(kind, None, value, "", 0) for kind, value in messages])  # type: ignore[arg-type]

@@ -345,6 +345,16 @@ def test_without_the_state_of_its_commits_it_does_not_guess(tidecast: Tidecast) 
     assert len(tidecast.forecasts()) == 50
 
 
+def test_settings_that_do_not_fit_the_state_are_named(tidecast: Tidecast) -> None:
+    produce(tidecast.bootstrap, tidecast.topic, ROWS[:50])
+    run = tidecast.start()
+    tidecast.has(50, run)
+    assert run.stopped()[0] == 0
+    run = tidecast.start(forecast__horizon="8")
+    assert run.ends() == 2
+    assert "forecast.horizon was 6 and is 8" in one_message(run)
+
+
 def test_input_trimmed_below_our_position_needs_leave_to_go_on(tidecast: Tidecast) -> None:
     produce(tidecast.bootstrap, tidecast.topic, ROWS[:50])
     run = tidecast.start()
