@@ -183,7 +183,7 @@ def run(
 
 @app.command()
 def replay(
-    file: Annotated[Path, typer.Argument(help="CSV (also .gz), Parquet or NDJSON.")],
+    file: Annotated[Path, typer.Argument(help="CSV or NDJSON (also .gz), Parquet; with --dump, what kcat -J wrote (also .gz).")],
     config: Config = None,
     step: Step = None,
     season: Season = None,
@@ -194,12 +194,18 @@ def replay(
     close: Annotated[bool, typer.Option(help="Close what the data left open at its end.")] = False,  # noqa: FBT002
     wide_rows: Annotated[bool, typer.Option(help="One series per row, without times; needs --start.")] = False,  # noqa: FBT002
     start: Annotated[str | None, typer.Option(help="With --wide-rows: the time of the first column.")] = None,
+    dump: Annotated[bool, typer.Option(help="The file is a topic as kcat -J writes it: each partition with its own offsets.")] = False,  # noqa: FBT002
+    decisions: Annotated[
+        Path | None, typer.Option(help="With --dump: the decisions topic, one a line or as kcat -J; its wakes are repeated.")
+    ] = None,
     assign: Assign = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """The same flow over a file: bounded, no broker, the same bytes.
 
     Example: tidecast replay ETTh2.csv --step 1h --set input.at=date --set input.values=HUFL,OT --out forecasts/
+
+    A run again, from its topic: tidecast replay meters.ndjson --dump --decisions decisions.ndjson -c tidecast.toml --out again/
     """
     with outcomes():
         flags = {"series.step": step, "series.season": season, "forecast.horizon": horizon, "application": application}
@@ -208,7 +214,9 @@ def replay(
         from pipeline.summary import console, show
 
         operate.log_to_stderr()
-        result = operate.replay(settings, file, out=out, as_is=as_is, close=close, wide_rows=wide_rows, start=start)
+        result = operate.replay(
+            settings, file, out=out, as_is=as_is, close=close, wide_rows=wide_rows, start=start, dump=dump, decisions=decisions
+        )
         if as_json:
             print_json(result)
         elif out != "-":

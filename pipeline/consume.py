@@ -18,13 +18,13 @@ from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTr
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import Duration
 
-from pipeline.files import File, FileUnreadable, WideRows
+from pipeline.files import Dump, DumpReader, File, FileReader, FileUnreadable, WideRows, decisions
 from pipeline.poller import InputError, InputTrimmed, NotAuthorised, PartitionsAdded, Poller, TopicMissing, starts
 from pipeline.records import Raw, RawBlock, Source
 
 __all__ = [
-    "File", "FileUnreadable", "InputError", "InputTrimmed", "Kafka", "NotAuthorised", "PartitionsAdded", "Read", "TopicMissing",
-    "WideRows", "close", "lag", "lost", "read", "starts",
+    "Dump", "File", "FileUnreadable", "InputError", "InputTrimmed", "Kafka", "NotAuthorised", "PartitionsAdded", "Read", "TopicMissing",
+    "WideRows", "close", "decisions", "lag", "lost", "read", "starts", "there",
 ]  # fmt: skip
 
 GATE: Callable[[Source], int | None] | None = None
@@ -116,6 +116,13 @@ def lost() -> dict[Source, int]:
     """Records, per source, that were gone before they could be read, where that was accepted."""
     with _LOCK:
         return {source: records for _, reader in _READERS for source, records in reader.lost().items()}
+
+
+def there(given: File | WideRows | Dump) -> dict[Source, range]:
+    """Every source of a file, and the positions of what is there. Raises FileUnreadable."""
+    reader = _reader(given)
+    assert isinstance(reader, FileReader | DumpReader)
+    return reader.there()
 
 
 class RawBlockCoder(coders.Coder):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pipeline.records import Raw, Rejection, Source
 
 START = -(1 << 60)  # before all time: the clock of a partition that has shown none, and generation 0
+NEVER = 1 << 60  # after all time: no instant comes so late
 
 
 class Rules(NamedTuple):
@@ -34,7 +35,7 @@ class Decision(NamedTuple):
     """When learning passed `instant`, a partition that held nobody stood at `position`. The log does not say this.
 
     To repeat a run: the partition reads no further than `position` before the instant, and the instant is not passed
-    before the partition stands there.
+    before the partition stands there. Where a log ends, it stands before an instant that never comes, and holds nobody.
     """
 
     source: Source

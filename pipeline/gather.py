@@ -22,8 +22,23 @@ from typing import Any
 import msgspec
 import xxhash
 
-from pipeline.events import START, Admit, Close, Decision, Event, Forget, Held, LedgerBroken, Partition, Refused, Rules, Sample, TooLate
-from pipeline.records import Block, Raw, Reason, Rejection, Source
+from pipeline.events import (
+    NEVER,
+    START,
+    Admit,
+    Close,
+    Decision,
+    Event,
+    Forget,
+    Held,
+    LedgerBroken,
+    Partition,
+    Refused,
+    Rules,
+    Sample,
+    TooLate,
+)
+from pipeline.records import Block, Raw, Reason, Rejection, Source, rfc3339
 
 __all__ = ["START", "Admit", "Close", "Decision", "Event", "Forget", "Gather", "LedgerBroken", "Refused", "Rules", "Sample", "TooLate"]
 
@@ -86,6 +101,8 @@ class Gather:
         self._advance(block.now)
         self._tick(part, block)
         self._check(part)
+        if self.repeating:
+            self._check_record()
         events, self.events = self.events, []
         return events
 
@@ -385,18 +402,29 @@ class Gather:
         self.events.append(self.decisions[-1])
 
     def _drop_repeated(self) -> bool:
-        """Drop the decisions that have been repeated; True when there were some."""
+        """Drop the decisions that have been repeated, and tell them again; True when there were some."""
         found = False
         for q in self.parts.values():
             known = self.known[q.source]
             while self._waiting(q) and self.reached >= known[0].instant - known[0].instant % self.rules.grid:
-                known.popleft()
+                self.events.append(known.popleft())
                 q.rejoining = found = True
         return found
 
     def _check(self, part: Partition) -> None:
         if sum(part.ledger.values()) != part.consumed:
             raise LedgerBroken(f"{part.source}: consumed {part.consumed}, accounted for {part.ledger}")
+
+    def _check_record(self) -> None:
+        """Repeating: the record must lead on. Where all wait for instants that no clock reaches, nothing would ever come again."""
+        if all(map(self._waiting, self.parts.values())):
+            due = min((known[0] for known in self.known.values()), key=operator.attrgetter("instant"))
+            if due.instant < NEVER:
+                raise LedgerBroken(
+                    f"{due.source.topic}/{due.source.partition}: a decision says that learning passed {rfc3339(due.instant)} while this "
+                    f"partition stood at {due.position}; all that may come before has been read, and it does not reach so far: "
+                    "the decisions are of another log, or were made under other settings"
+                )
 
     def repeat(self, decisions: Iterable[Decision]) -> list[Event]:
         """Follow these decisions instead of any clock, and read no further than the last of them; () ends repeating.

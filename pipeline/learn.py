@@ -52,7 +52,8 @@ class Spec(NamedTuple):
     watched: tuple[str, ...]  # the few series that are looked at one by one
     version: str  # of the program, for rejected records
     apart: bool = False  # the step of descent in a process of its own; shows in no output
-    close_at_end: bool = False  # a bounded source that has ended closes what its data has left open
+    close_at_end: bool = False  # bounded sources that have all ended close what their data has left open
+    repeats: tuple[events.Decision, ...] = ()  # of an earlier run, and the end of every log: followed instead of any clock
 
 
 LOG = logging.getLogger(__name__)
@@ -80,6 +81,9 @@ class Shard:
     def __init__(self, spec: Spec, *, part: Gather | None = None, learner: Learner | None = None) -> None:
         self.spec = spec
         self.gather = part or Gather(spec.rules, spec.sources)
+        if part is None and spec.repeats:
+            self.gather.repeat(spec.repeats)
+        self.ended: set[Source] = set()  # bounded sources that have nothing more
         self.learner = learner or Learner(spec.config)
         self.token = TOKEN + uuid.uuid4().hex.encode()
         self.queue: deque[events.Close] = deque()  # passed, not learnt yet
@@ -121,15 +125,18 @@ class Shard:
             owed += [self._rejected(r, block.records[r.record] if r.record >= 0 else None, block.source) for r in block.rejected]
         yield self._sum_up(owed)
         yield from map(self._sum_up, self.follow(told))
-        if block.ended and self.spec.close_at_end:
+        if block.ended:
+            self.ended.add(block.source)
+        over = block.ended and len(self.ended) == len(self.gather.parts)
+        if over and self.spec.close_at_end:
             yield from map(self._sum_up, self.follow(self.gather.close_all()))
         if block.next > block.first:
             self.pace += (min((time.perf_counter() - began) / (block.next - block.first), 1.0) - self.pace) * PACE
         if len(block.at):
             self.arrived = block.now
-        elif self.queue and not self.gather.repeating and (block.ended or block.now - self.arrived >= QUIET_SECONDS):
+        elif self.queue and not self.gather.repeating and block.now - self.arrived >= QUIET_SECONDS:
             yield self._sum_up(self.learn_next())
-        while block.ended and self.queue and not self.gather.repeating:
+        while over and self.queue:
             yield self._sum_up(self.learn_next())
         self._count(block)
 
@@ -160,7 +167,8 @@ class Shard:
                 case events.Refused():
                     yield [self._rejected(event.rejection, event.raw, event.source)]
                 case events.Decision():
-                    yield [self._woke(event)]
+                    if self.spec.repeats or not self.gather.repeating:  # recovery follows its commit, too, which is no wake
+                        yield [self._woke(event)]
         yield self._arrive(waiting)
         yield self._settle()
 

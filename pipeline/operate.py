@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -29,14 +29,14 @@ from models.learner import Config
 from models.snapshot import SnapshotDamaged
 from pipeline import consume, engine, learn, metrics, publish, topics
 from pipeline.decode import Decoder, shape_of
-from pipeline.events import LedgerBroken, Rules
+from pipeline.events import NEVER, Decision, LedgerBroken, Rules
 from pipeline.flow import flow
 from pipeline.jars import BrokerError
 from pipeline.learn import LiveShard, Spec
 from pipeline.metrics import Metrics
 from pipeline.quantities import instant
 from pipeline.records import Source
-from pipeline.settings import Settings, kafka_options
+from pipeline.settings import Settings, SettingsError, kafka_options
 from pipeline.summary import summary
 
 LOG = structlog.get_logger()
@@ -352,27 +352,43 @@ def trouble(settings: Settings) -> list[str]:
 
 
 def replay(
-    settings: Settings, file: Path, *, out: str | None, as_is: bool, close: bool, wide_rows: bool, start: str | None
+    settings: Settings,
+    file: Path,
+    *,
+    out: str | None,
+    as_is: bool,
+    close: bool,
+    wide_rows: bool,
+    start: str | None,
+    dump: bool,
+    decisions: Path | None,
 ) -> dict[str, Any]:
     """The same flow over a file; returns the summary."""
-    given = _file(settings, file, as_is=as_is, wide_rows=wide_rows, start=start)
-    publisher = publish.PUBLISHER = publish.FilePublisher(out)
+    given = _file(settings, file, as_is=as_is, wide_rows=wide_rows, start=start, dump=dump)
+    if decisions is not None and not dump:
+        raise SettingsError("--decisions needs --dump: a decision names a partition and an offset, which other files do not have")
     shards = LiveShard()
-    spec = spec_of(settings, (given.source,), now=time.time())._replace(close_at_end=close)
     consume.GATE, consume.WAKE = shards.limit, engine.wake
     began = time.monotonic()
     try:
-        pipeline = beam.Pipeline(runner=engine.LocalRunner(), options=PipelineOptions(["--streaming"]))
-        shape = shape_of(settings, kafka=False)
+        there = consume.there(given)
+        spec = spec_of(settings, tuple(sorted(there)), now=time.time())._replace(close_at_end=close)
+        if dump:
+            wakes = consume.decisions(str(decisions), settings.application, there) if decisions is not None else []
+            ends = [Decision(source, positions.stop, NEVER) for source, positions in there.items()]
+            spec = spec._replace(repeats=(*wakes, *ends))
+        shape = shape_of(settings, kafka=dump)
         if wide_rows:
             shape = replace(shape, series=(), at="at", at_format="rfc3339", value="value", values=())  # as files.wide_rows writes them
-        messages = flow(pipeline | consume.read(given, {given.source: 0}), decode=Decoder(shape).decode, spec=spec)
-        _ = messages | "Publish" >> beam.ParDo(publish.Publish())
-        pipeline.run().wait_until_finish()
+        with closing(publish.FilePublisher(out)) as publish.PUBLISHER:
+            pipeline = beam.Pipeline(runner=engine.LocalRunner(), options=PipelineOptions(["--streaming"]))
+            raw = pipeline | consume.read(given, {source: positions.start for source, positions in there.items()})
+            messages = flow(raw, decode=Decoder(shape).decode, spec=spec)
+            _ = messages | "Publish" >> beam.ParDo(publish.Publish())
+            pipeline.run().wait_until_finish()
     finally:
         consume.close()
         shards.close()
-        publisher.close()
         consume.GATE = consume.WAKE = None
     shard = shards.shard()
     status = shard.status() if shard is not None else {}
@@ -388,7 +404,13 @@ FORMATS: Mapping[str, Literal["ndjson", "csv", "parquet"]] = {
 }  # fmt: skip
 
 
-def _file(settings: Settings, file: Path, *, as_is: bool, wide_rows: bool, start: str | None) -> consume.File | consume.WideRows:
+def _file(
+    settings: Settings, file: Path, *, as_is: bool, wide_rows: bool, start: str | None, dump: bool
+) -> consume.File | consume.WideRows | consume.Dump:
+    if dump and (as_is or wide_rows or start is not None):
+        raise SettingsError("--dump: a topic has an order and times of its own; allowed: to leave out --as-is, --wide-rows and --start")
+    if dump:
+        return consume.Dump(str(file))
     if wide_rows:
         if start is None:
             raise consume.FileUnreadable("--wide-rows needs --start, the time of the first column")

@@ -19,7 +19,7 @@ from typing import Any
 from kafka import KafkaConsumer, errors
 from kafka.structs import TopicPartition
 
-from pipeline.records import Raw, RawBlock, Source
+from pipeline.records import Raw, RawBlock, Source, stamp_us
 
 LOG = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ def cost(record: Raw) -> int:
 def raw(record: Any) -> Raw:
     """A record of the client's as ours; a missing timestamp becomes 0, a header's null value is empty."""
     headers = [(name, value or b"") for name, value in record.headers] if record.headers else ()
-    return Raw(record.offset, max(record.timestamp, 0) * 1000, record.key, record.value, headers)
+    return Raw(record.offset, stamp_us(record.timestamp), record.key, record.value, headers)
 
 
 class Poller:

@@ -238,6 +238,17 @@ class DecisionRecord(msgspec.Struct, frozen=True):
 
 encode = msgspec.json.Encoder().encode
 
+LATEST_MS = ((1 << 63) - 1) // 1000  # beyond it, microseconds do not fit 64 bits
+
+
+def stamp_us(ms: int) -> int:
+    """Kafka's timestamp, which may be missing (-1) or any number that a producer wrote, as a record's stamp.
+
+    >>> stamp_us(1_500), stamp_us(-1), stamp_us((1 << 63) - 1) < 1 << 63
+    (1500000, 0, True)
+    """
+    return min(max(ms, 0), LATEST_MS) * 1000
+
 
 def identity(kind: str, application: str, *parts: object) -> str:
     """The id of an outgoing record: the same record never has two, and no two records share one.

@@ -18,6 +18,14 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket.socket.*laddr=\('0\.0\.0\.0':ResourceWarning")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """As in the product: small steps wait for each other, and the number belongs to the thread that sets it."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The run's broker: shared, so nobody stops it; a test that wants to takes `own_broker`."""

@@ -1,19 +1,9 @@
 """Signals on which a forecaster can only cheat, or must admit that it knows nothing."""
 
 import numpy as np
-import pytest
-import torch
 from arrivals import Stream, small
 
 from models.score import LAST, NET
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def played(values, **kwargs):

@@ -3,6 +3,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 
 import apache_beam as beam
 import polars as pl
@@ -12,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import consume
+from pipeline.decode import Decoder, Shape
 from pipeline.engine import LocalRunner
 from pipeline.files import File, FileReader, FileUnreadable, WideRows, instants, rows, wide_rows
 from pipeline.poller import BLOCK_RECORDS, SILENCE_SECONDS, Feed, InputTrimmed, TopicMissing, cost, named
+from pipeline.poller import raw as as_raw
 from pipeline.records import Raw, RawBlock, Source
 
 SOURCE = Source("load", 0)
@@ -150,6 +153,16 @@ def test_time_passes_without_answers_but_nothing_is_stable_then():
     assert made.mark(10.0 + SILENCE_SECONDS / 2) is None
     mark = made.mark(10.0 + SILENCE_SECONDS)
     assert (mark.now, mark.stable) == (10.0 + SILENCE_SECONDS, False)
+
+
+# Timestamps
+
+
+def test_a_timestamp_that_no_clock_shows_stops_nobody():
+    """A producer may write any 64 bits, and as microseconds they do not fit."""
+    came = SimpleNamespace(offset=7, timestamp=(1 << 63) - 1, key=b"a", value=b'{"at": "2026-01-01T00:00:00Z", "value": 1}', headers=[])
+    record = as_raw(came)
+    assert Decoder(Shape(future_limit=1)).decode(RawBlock(SOURCE, 7, 8, 1.0, records=[record])).stamp.tolist() == [record.stamp]
 
 
 # Topics

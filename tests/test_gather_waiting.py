@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.events import NEVER
 from pipeline.gather import Close, Decision, Gather, LedgerBroken, Sample, TooLate
 from pipeline.records import Source
 from tests.cases import block
@@ -188,6 +189,39 @@ def test_repeating_a_partition_is_read_no_further_than_its_next_decision():
     r.read(1, ("b", 30))
     assert r.gather.reached == 10
     assert [r.gather.limit(Source("t", p)) for p in (0, 1)] == [5, 1]
+
+
+def ends(*positions):
+    return [Decision(Source("t", p), position, NEVER) for p, position in enumerate(positions)]
+
+
+def test_repeating_a_decision_that_has_been_followed_is_told_again():
+    r = Reader(2)
+    wake = Decision(Source("t", 0), 1, 10)
+    r.gather.repeat([wake, *ends(9, 9)])
+    assert not only(r.read(0, ("a", 0)), Decision)
+    assert only(r.read(1, ("b", 30)), Decision) == [wake]
+    assert r.part(0).rejoining
+
+
+def test_repeating_a_partition_at_the_end_of_its_log_holds_nobody_and_one_that_rejoins_holds_everybody_until_there():
+    r = Reader(2)
+    r.gather.repeat([Decision(Source("t", 0), 1, 40), *ends(3, 9)])
+    r.read(0, ("a", 0))
+    r.read(1, ("b", 60), now=1000.0, stable=True)
+    assert r.gather.reached == 40, "further on it would have been on record"
+    r.read(0, ("a", 10), now=2000.0)
+    assert r.gather.reached == 40
+    r.read(0, ("a", 20))
+    assert r.gather.reached == 50
+
+
+def test_repeating_decisions_that_nothing_leads_on_to_are_an_error():
+    r = Reader(2)
+    r.gather.repeat([Decision(Source("t", 0), 1, 40), *ends(2, 1)])
+    r.read(0, ("a", 0))
+    with pytest.raises(LedgerBroken, match=r"^t/0: a decision says .* while this partition stood at 1; .* does not reach so far"):
+        r.read(1, ("b", 49))
 
 
 # Recovery

@@ -17,14 +17,6 @@ from models.snapshot import SnapshotDamaged
 LONG = 48
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def reference():
     return Stream(wavy(LONG, 5), small()).play()

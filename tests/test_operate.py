@@ -25,7 +25,7 @@ def settings(**more: object) -> Settings:
 
 
 def replay(given: Settings, file: Path, out: Path) -> dict:
-    return operate.replay(given, file, out=str(out), as_is=False, close=False, wide_rows=False, start=None)
+    return operate.replay(given, file, out=str(out), as_is=False, close=False, wide_rows=False, start=None, dump=False, decisions=None)
 
 
 def forecasts(out: Path) -> list[tuple[str, str]]:

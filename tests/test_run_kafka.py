@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_LOG_APPEND_TIME, Consumer, KafkaError, Producer
 from confluent_kafka import TopicPartition as Place
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
@@ -23,7 +23,23 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, R
 from models.learner import Learner
 from pipeline.broker import Broker, free_port
 from pipeline.records import Forecast
-from tests.instances import AT, Instance, committed, hanging, ids, make_ours, produce, samples, server, settings, until, write
+from tests.instances import (
+    AT,
+    BEGIN,
+    HOUR,
+    Instance,
+    Sample,
+    committed,
+    hanging,
+    ids,
+    make_ours,
+    produce,
+    samples,
+    server,
+    settings,
+    until,
+    write,
+)
 
 pytestmark = [pytest.mark.kafka, pytest.mark.slow]
 ROWS = samples(5, 80)
@@ -159,6 +175,111 @@ def test_a_client_that_nobody_here_wrote_produces_the_input_and_reads_forecasts(
     places = group.committed([Place(tidecast.topic, 0), Place(tidecast.topic, 1)], timeout=10)
     group.close()
     assert sum(max(place.offset, 0) for place in places) == len(ROWS)
+
+
+# The same run again, from what kcat writes of its topics
+
+
+def append(bootstrap: str, topic: str, rows: list[Sample], partition: dict[str, int]) -> None:
+    """Each series to its partition, with the trace of whoever sent it."""
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 20})
+    for row in rows:
+        headers = [("traceparent", f"00-{row.at:032x}-{row.at:016x}-01"), ("empty", None)]
+        producer.produce(topic, key=row.series, value=row.json(), partition=partition[row.series], headers=headers)
+    assert producer.flush(30) == 0
+
+
+def dump(bootstrap: str, topic: str, path: Path) -> Path:
+    """What `kcat -C -e -J -t TOPIC` writes."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "dumps", "enable.auto.commit": False, "enable.partition.eof": True})
+    places = [Place(topic, p, 0) for p in consumer.list_topics(topic, timeout=10).topics[topic].partitions]
+    consumer.assign(places)
+    kinds = {TIMESTAMP_CREATE_TIME: "create", TIMESTAMP_LOG_APPEND_TIME: "logappend"}
+    ended: set[int] = set()
+    with path.open("w") as file:
+        while len(ended) < len(places):
+            message = consumer.poll(10)
+            assert message is not None
+            if message.error() is not None:
+                assert message.error().code() == KafkaError._PARTITION_EOF
+                ended.add(message.partition())
+                continue
+            kind, ts = message.timestamp()
+            headers = [x for name, value in message.headers() or () for x in (name, None if value is None else value.decode())]
+            told = {
+                "topic": topic, "partition": message.partition(), "offset": message.offset(), "tstype": kinds[kind], "ts": ts, "broker": 1,
+                "headers": headers, "key": message.key().decode(), "payload": message.value().decode(),
+            }  # fmt: skip
+            file.write(json.dumps(told, separators=(",", ":")) + "\n")
+    consumer.close()
+    return path
+
+
+OURS = ("forecasts", "scores", "late", "decisions")
+# Hours that each partition gets, part by part: the third falls silent at 15, comes back behind the others, and is with them at 40.
+PARTS = (
+    {0: range(15), 1: range(15), 2: range(15)},
+    {0: range(15, 30), 1: range(15, 30)},
+    {2: range(15, 22)},
+    {0: range(30, 35), 1: range(30, 35)},
+    {2: range(22, 40)},
+    {0: range(35, 50), 1: range(35, 50), 2: range(40, 50)},
+)
+
+
+def test_a_run_in_which_a_partition_fell_idle_and_came_back_is_repeated_byte_for_byte_from_its_dump(
+    kafka: str, make_topic: Callable[..., str], name: str, tmp_path: Path
+) -> None:
+    rows = samples(6, 50, ragged=False)
+    partition = {f"meter-{i}": i % 3 for i in range(6)}
+    tidecast = Tidecast(kafka, name, make_topic(3, suffix=".input"), tmp_path)
+    make_ours(kafka, name)
+    run = tidecast.start(time__idle_after="1s")
+    sent = 0
+    for part in PARTS:
+        chosen = [r for r in rows if (r.at - BEGIN) // HOUR in part.get(partition[r.series], ())]
+        append(kafka, tidecast.topic, chosen, partition)
+        sent += len(chosen)
+        tidecast.has(sent, run)
+    assert sent == len(rows)
+    assert run.stopped()[0] == 0
+    live = {kind: sorted(r.value for r in committed(kafka, f"{name}.{kind}.v1")) for kind in OURS}
+    wakes = [d["numbers"] for d in map(json.loads, live["decisions"]) if d["kind"] == "wake"]
+    assert len({w["position"] for w in wakes if w["partition"] == 2}) > 1, "one at the wake, and more while it was rejoining"
+    assert any(json.loads(f)["woken"] for f in live["forecasts"])
+
+    topic = dump(kafka, tidecast.topic, tmp_path / "topic.ndjson")
+    decisions = dump(kafka, f"{name}.decisions.v1", tmp_path / "decisions.ndjson")
+    given = settings("127.0.0.1:1", name, "any", tmp_path, **AT)
+    again = Instance(
+        tmp_path, "replay", str(topic), "--dump", "--decisions", str(decisions), "--json", "--out", str(tmp_path / "again"), *given
+    )
+    alone = Instance(tmp_path, "replay", str(topic), "--dump", "--out", str(tmp_path / "alone"), *given)
+
+    assert again.ends() == 0, again.said()
+    for kind in OURS:
+        assert sorted((tmp_path / "again" / f"{kind}.ndjson").read_bytes().splitlines()) == live[kind], kind
+    assert again.summary()["used"] == len(rows)
+    assert alone.ends() == 0, alone.said()
+    forecasts = sorted((tmp_path / "alone" / "forecasts.ndjson").read_bytes().splitlines())
+    assert len(forecasts) == len(rows)
+    assert forecasts != live["forecasts"]
+
+
+def test_decisions_that_the_dump_cannot_follow_are_named(tmp_path: Path) -> None:
+    numbers = {"topic": "meters", "partition": 1, "position": 1, "instant": BEGIN * 1_000_000}
+    record = {"topic": "meters", "partition": 0, "offset": 0, "tstype": "create", "ts": 0, "key": None, "payload": "{}"}
+    decision = {"application": "same", "kind": "wake", "numbers": numbers}
+    (tmp_path / "topic.ndjson").write_text(json.dumps(record))
+    (tmp_path / "decisions.ndjson").write_text(json.dumps(decision))
+    files = str(tmp_path / "topic.ndjson"), "--decisions", str(tmp_path / "decisions.ndjson")
+    given = settings("127.0.0.1:1", "same", "any", tmp_path)
+    refused, misused = (Instance(tmp_path, "replay", *files, *flags, *given) for flags in (["--dump"], []))
+
+    assert refused.ends() == 1
+    assert "decisions.ndjson line 1: a wake of meters/1, of which the dump has no record" in one_message(refused)
+    assert misused.ends() == 2
+    assert "--decisions needs --dump" in one_message(misused)
 
 
 # Stopping and starting
