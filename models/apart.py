@@ -7,6 +7,7 @@ the pipe is a lesson, and back what became of it. The numbers are the same, bit 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import mmap
 import select
@@ -28,6 +29,7 @@ from models.lesson import Lesson, loss
 
 ASKED = struct.Struct("<QQQ")  # bytes of the lesson that follows, steps and bad steps so far
 READY = b"ready\n"
+PIPE_BYTES = 1 << 20  # a lesson of 21 series has 200 KB; Linux gives 64 unless asked
 PATIENCE_SECONDS = 5.0  # for the child to see that its input has ended
 
 
@@ -53,6 +55,8 @@ class Apart:
             )  # fmt: skip
 
         self._ready = False
+        with suppress(OSError, AttributeError):  # where it cannot be had, a lesson goes through in pieces, and we wait for the child's eyes
+            fcntl.fcntl(self._pipe(self._child.stdin), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def ready(self) -> bool:
         """The child has loaded what it needs: it takes seconds, in which its parent may as well take the steps itself."""

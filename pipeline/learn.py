@@ -181,14 +181,14 @@ class Shard:
     def _arrive(self, samples: list[events.Sample]) -> list[Message]:
         """Batches in which every series stands once; each series in its own order."""
         out: list[Message] = []
-        if self.beside and any(s.generation >= self.beside[0].instant for s in samples):
-            out += self._settle()
         batches: dict[tuple[int, int], list[events.Sample]] = {}
         turn: dict[int, int] = {}
         for sample in samples:
             turn[sample.slot] = n = turn.get(sample.slot, -1) + 1
             batches.setdefault((n, sample.generation), []).append(sample)
-        for (_, generation), batch in sorted(batches.items(), key=lambda item: item[0][0]):
+        for (_, generation), batch in sorted(batches.items()):  # of one turn the older generations first: the newest may still be learnt
+            if self.beside and generation >= self.beside[0].instant:
+                out += self._settle()
             out += self._step(batch, generation)
         return out
 
