@@ -1,0 +1,97 @@
+"""What every forecaster must pass, whatever it is made of: a new one is a line in FORECASTERS."""
+
+import numpy as np
+import pytest
+from arrivals import Stream, small, wavy
+
+from models.learner import EXPERTS, REASONS, Learner
+from models.score import NET, NONE
+
+STEPS, SERIES = 32, 3
+
+FORECASTERS = {
+    "lstm": small(),
+    "lstm without a season": small(season=None),
+    "lstm, one lead": small(horizon=1),
+    "lstm, leads beyond the season": small(horizon=9, season=4),
+    "lstm, three levels": small(levels=(0.1, 0.5, 0.9)),
+    "lstm, no median": small(levels=(0.25, 0.75)),
+    "lstm, daily, short memory": small(step_us=86_400_000_000, season=7, truncation=2, hidden=32),
+}
+
+
+def says_the_same_however_partitions_interleave(config):
+    one, other = Stream(wavy(STEPS, SERIES), config).play(), Stream(wavy(STEPS, SERIES), config).play(np.random.default_rng(3))
+    assert one.said == other.said
+    assert one.learner.digest() == other.learner.digest()
+
+
+def says_the_same_after_a_restart(config):
+    whole, halves = Stream(wavy(STEPS, SERIES), config).play(), Stream(wavy(STEPS, SERIES), config)
+    while halves.closed < STEPS // 2:
+        halves.close() if halves.may_close() else halves.arrive(halves.may_arrive())
+    halves.learner = Learner.restore(config, halves.learner.snapshot())
+    halves.play()
+    assert halves.said == whole.said
+    assert halves.learner.digest() == whole.learner.digest()
+
+
+def knows_nothing_of_the_future(config):
+    cut, values = STEPS // 2, wavy(STEPS, SERIES)
+    changed = values.copy()
+    changed[cut:] = np.where(np.isnan(values[cut:]), np.nan, 50 - 3 * values[cut:])
+    one, other = Stream(values, config).play(), Stream(changed, config).play()
+    before = {at: said for at, said in one.said.items() if at[1] < cut}
+    assert before == {at: said for at, said in other.said.items() if at[1] < cut}
+    assert one.said != other.said
+
+
+def learns(config):
+    stream = Stream(wavy(STEPS, SERIES), config)
+    first = stream.learner.digest()
+    assert stream.play().learner.digest() != first
+    assert not stream.learner.descent.weights.equal(Learner(config).descent.weights)
+
+
+def speaks_of_what_it_serves(config):
+    stream = Stream(wavy(STEPS, SERIES), config).play()
+    for point, quantiles, by, reason in stream.steps.values():
+        assert np.isfinite(point).all()
+        assert np.isfinite(quantiles).all()
+        assert (np.diff(quantiles, axis=0) >= 0).all()
+        assert set(by.tolist()) <= set(range(len(EXPERTS)))
+        assert set(reason.tolist()) <= set(range(len(REASONS)))
+        assert ((reason == NONE) == (by == NET)).all(), "why not the model asked for, exactly where it was not"
+
+
+def is_not_changed_by_being_asked(config):
+    learner = Stream(wavy(STEPS, SERIES), config).play().learner
+    before = learner.snapshot()
+    learner.summary(), learner.summary(slot=0), learner.digest(), learner.updates(STEPS)
+    assert learner.snapshot() == before
+
+
+def survives_numbers_that_nobody_expects(config):
+    values = wavy(STEPS, SERIES)
+    values[10, 0], values[11, 1], values[12:15, 2] = 3e38, -3e38, np.nan
+    values[20:, 0] = 0.0
+    stream = Stream(values, config).play()
+    assert all(np.isfinite(point).all() and np.isfinite(quantiles).all() for point, quantiles, *_ in stream.steps.values())
+    assert np.isfinite(stream.learner.descent.weights.numpy()).all()
+
+
+CHECKS = [
+    says_the_same_however_partitions_interleave,
+    says_the_same_after_a_restart,
+    knows_nothing_of_the_future,
+    learns,
+    speaks_of_what_it_serves,
+    is_not_changed_by_being_asked,
+    survives_numbers_that_nobody_expects,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("config", FORECASTERS.values(), ids=FORECASTERS)
+def test_forecaster(check, config):
+    check(config)
