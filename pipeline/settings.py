@@ -153,7 +153,7 @@ class Output(Section):
 
 
 class Commit(Section):
-    interval: Duration = about("from commit to commit: how long a forecast may wait to be readable", duration("500ms"), gt=0)
+    interval: Duration = about("how long a forecast may wait to be readable; less with nothing else to do", duration("500ms"), gt=0)
     state: File = about("folder of the snapshots; it must follow the process", ".tidecast/state")
     accept_loss: bool = about("go on where input or state is lost, and count it", default=False)
 

@@ -81,6 +81,7 @@ class Job:
             if not worked and self._over():
                 self._ending = PipelineState.DONE
             elif not worked:
+                self._quiet(idle=True)
                 self._rest()
         if self._ending == PipelineState.DONE:
             self._settle()
@@ -157,9 +158,9 @@ class Job:
         else:
             self._ledger.worked(time.monotonic() - started)
 
-    def _quiet(self) -> None:
+    def _quiet(self, *, idle: bool = False) -> None:
         """Nothing is under way: the moment for what has to be consistent."""
-        if self._ledger is not None and self._ledger.quiet(wanted=self._waiting()):
+        if self._ledger is not None and self._ledger.quiet(wanted=self._waiting(), idle=idle):
             self._finalize()
 
     def _waiting(self) -> bool:
