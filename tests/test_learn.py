@@ -9,7 +9,7 @@ import pytest
 
 from models.learner import Config, Learner
 from pipeline import events, learn
-from pipeline.gather import Rules
+from pipeline.gather import Gather, Rules
 from pipeline.learn import EARLIEST, Shard, Spec
 from pipeline.records import Block, Message, Raw, Source
 
@@ -115,6 +115,48 @@ def perturbation_holds(make=lambda: Shard(spec())) -> bool:
 
 def test_the_future_does_not_reach_forecasts_issued_before_it():
     assert perturbation_holds()
+
+
+def scales_by_the_whole_block(monkeypatch):
+    """A scaler that is fitted to all that a poll returned, what comes after a sample included."""
+    honest = Shard.turns
+
+    def leaky(self, block):
+        self.learner.learnt["scale"][:] = np.abs(block.value).mean() if len(block.value) else 1.0
+        return honest(self, block)
+
+    monkeypatch.setattr(Shard, "turns", leaky)
+
+
+def labels_by_all_that_has_been_read(monkeypatch):
+    """Labels from cells that are read and not closed."""
+    honest = Shard._begin
+
+    def leaky(self):
+        ahead = [(slot, cell, value) for group in self.gather.open.values() for (slot, cell), value in group.items()]
+        close = self.queue[0]
+        self.queue[0] = close._replace(cells=sorted({*close.cells, *ahead}))
+        return honest(self)
+
+    monkeypatch.setattr(Shard, "_begin", leaky)
+
+
+def aggregates_over_the_end_of_the_step(monkeypatch):
+    """A sample's cell takes in what the next one holds, where that has been read."""
+    honest = Gather._sample
+
+    def leaky(self, held):
+        want, cell, offset, slot, value, *rest = held
+        later = [group[slot, cell + HOUR] for group in self.open.values() if (slot, cell + HOUR) in group]
+        return honest(self, (want, cell, offset, slot, (value + sum(later)) / (1 + len(later)), *rest))
+
+    monkeypatch.setattr(Gather, "_sample", leaky)
+
+
+@pytest.mark.parametrize("plant", [scales_by_the_whole_block, labels_by_all_that_has_been_read, aggregates_over_the_end_of_the_step])
+def test_a_planted_leak_is_seen_by_changing_the_future(plant, monkeypatch):
+    plant(monkeypatch)
+    assert not perturbation_holds()
 
 
 def test_forecasting_under_whatever_was_learnt_last_is_seen(monkeypatch):

@@ -46,6 +46,8 @@ FIELDS = (
     "p50_ms",
     "p99_ms",
     "peak_mib",
+    "half_mib",
+    "end_mib",
     "machine",
 )
 
@@ -55,9 +57,15 @@ def tidecast(*words: str) -> dict:
     return json.loads(done.stdout)
 
 
-def row(what: str, series: int, result: dict, *, bare: float | None = None) -> None:
-    """One line of figures.csv, and on the terminal."""
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+def memory_mib(pid: int) -> int:
+    """What a process holds now."""
+    [line] = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
+    return int(line.split()[1]) // 1024
+
+
+def row(what: str, series: int, result: dict, *, bare: float | None = None, held: tuple[int, int] | None = None) -> None:
+    """One line of figures.csv, and on the terminal. `held`: MiB of the process when half was read, and all."""
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of the largest child, which is it
     found = {
         "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "what": what,
@@ -70,6 +78,8 @@ def row(what: str, series: int, result: dict, *, bare: float | None = None) -> N
         "p50_ms": result["latency_ms"]["p50"] or "",
         "p99_ms": result["latency_ms"]["p99"] or "",
         "peak_mib": round(peak),
+        "half_mib": held[0] if held else "",
+        "end_mib": held[1] if held else "",
         "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
     }
     path = HERE / "figures.csv"
@@ -145,21 +155,23 @@ def through_kafka(what: str, series: int, minutes: int, *, real_time: bool) -> N
         began = time.perf_counter()
         child = subprocess.Popen([sys.executable, "-m", "pipeline", "run", *words, "--json"], cwd=ROOT, stdout=subprocess.PIPE)
         status = KafkaConsumer(f"{name}.status.v1", bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest")
-        first = None
+        first, half = None, 0
         for message in status:
             seen = json.loads(message.value).get("ledger", {}).get("consumed", 0)
             first = first or (time.perf_counter() if seen else None)
+            half = half or (memory_mib(child.pid) if seen >= series * minutes / 2 else 0)
             if seen >= series * minutes and (not real_time or not feeding.is_alive()):
                 break
             assert time.perf_counter() - began < 60 * minutes + 900, "it takes too long"
         took = time.perf_counter() - (first or began) + 1.0  # the status that first says anything is up to a second old
+        held = half, memory_mib(child.pid)
         time.sleep(2)
         child.send_signal(signal.SIGTERM)
         result = json.loads(child.communicate()[0])
         feeding.join()
     if not real_time:
         result["obs_per_s"] = round(series * minutes / took)
-    row(what, series, result, bare=rate)
+    row(what, series, result, bare=rate, held=held)
 
 
 def main() -> None:
