@@ -15,8 +15,87 @@ from torch.nn.functional import linear
 class Carry(NamedTuple):
     """What a cell remembers of each sequence between calls."""
 
-    hidden: Tensor  # (B, D)
-    cell: Tensor  # (B, D)
+    hidden: Tensor  # (B, D) what it last said
+    cell: Tensor  # (B, D) of an LSTM; the others hand it on as it is
+
+
+def uniform(rows: int, columns: int, generator: torch.Generator, *, bound: float) -> nn.Parameter:
+    return nn.Parameter(torch.empty(rows, columns).uniform_(-bound, bound, generator=generator))
+
+
+def at_ends(outputs: Tensor, lengths: Tensor | None) -> Tensor:
+    """(B, T, D) -> (B, D): of each sequence what stands at its own last step; `lengths` None: all are T long."""
+    return outputs[:, -1] if lengths is None else outputs[torch.arange(len(outputs), device=outputs.device), lengths - 1]
+
+
+class Elman(nn.Module):
+    """The simple recurrent network (Elman 1990): h' = tanh(W x + U h + b); it says h'."""
+
+    def __init__(self, *, features: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.into = uniform(hidden, features, generator, bound=hidden**-0.5)  # W
+        self.again = uniform(hidden, hidden, generator, bound=hidden**-0.5)  # U
+        self.bias = nn.Parameter(torch.zeros(hidden))
+
+    def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:
+        """As `LSTM.forward`."""
+        driven, hidden, outputs = linear(x, self.into, self.bias), carry.hidden, []
+        for t in range(x.shape[1]):
+            hidden = torch.tanh(torch.addmm(driven[:, t], hidden, self.again.t()))
+            outputs.append(hidden)
+        said = torch.stack(outputs, 1)
+        return said, Carry(at_ends(said, lengths), carry.cell)
+
+
+class Jordan(nn.Module):
+    """The network that hears what it has said (Jordan 1986): h = tanh(W x + U y + b), y' = tanh(V h + c); it says y'.
+
+    Only y lives on, across windows too: what h knew and y does not say is forgotten.
+    """
+
+    def __init__(self, *, features: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.into = uniform(hidden, features, generator, bound=hidden**-0.5)  # W
+        self.again = uniform(hidden, hidden, generator, bound=hidden**-0.5)  # U
+        self.bias = nn.Parameter(torch.zeros(hidden))
+        self.out = uniform(hidden, hidden, generator, bound=hidden**-0.5)  # V
+        self.out_bias = nn.Parameter(torch.zeros(hidden))
+
+    def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:
+        """As `LSTM.forward`."""
+        driven, said, outputs = linear(x, self.into, self.bias), carry.hidden, []
+        for t in range(x.shape[1]):
+            said = torch.tanh(linear(torch.tanh(torch.addmm(driven[:, t], said, self.again.t())), self.out, self.out_bias))
+            outputs.append(said)
+        whole = torch.stack(outputs, 1)
+        return whole, Carry(at_ends(whole, lengths), carry.cell)
+
+
+class GRU(nn.Module):
+    """Gated recurrent unit (Cho et al. 2014), the form of cuDNN and torch, gates in the order r, z, n:
+
+    r, z = sigmoid(W x + U h + b), n = tanh(W x + b + r * (U h + d)), h' = (1 - z) * n + z * h.
+    """
+
+    def __init__(self, *, features: int, hidden: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.into = uniform(3 * hidden, features, generator, bound=hidden**-0.5)  # W
+        self.again = uniform(3 * hidden, hidden, generator, bound=hidden**-0.5)  # U
+        self.bias = nn.Parameter(torch.zeros(3 * hidden))
+        self.inner = nn.Parameter(torch.zeros(hidden))  # d: of the n gate, inside the reset
+
+    def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:
+        """As `LSTM.forward`."""
+        driven, hidden, outputs, size = linear(x, self.into, self.bias), carry.hidden, [], 2 * self.hidden
+        for t in range(x.shape[1]):
+            held = hidden @ self.again.t()
+            r, z = torch.sigmoid(driven[:, t, :size] + held[:, :size]).chunk(2, 1)
+            n = torch.tanh(driven[:, t, size:] + r * (held[:, size:] + self.inner))
+            hidden = n + z * (hidden - n)
+            outputs.append(hidden)
+        said = torch.stack(outputs, 1)
+        return said, Carry(at_ends(said, lengths), carry.cell)
 
 
 class LSTM(nn.Module):
@@ -28,9 +107,8 @@ class LSTM(nn.Module):
     def __init__(self, *, features: int, hidden: int, generator: torch.Generator) -> None:
         super().__init__()
         self.hidden = hidden
-        bound = hidden**-0.5
-        self.into = nn.Parameter(torch.empty(4 * hidden, features).uniform_(-bound, bound, generator=generator))  # W
-        self.again = nn.Parameter(torch.empty(4 * hidden, hidden).uniform_(-bound, bound, generator=generator))  # U
+        self.into = uniform(4 * hidden, features, generator, bound=hidden**-0.5)  # W
+        self.again = uniform(4 * hidden, hidden, generator, bound=hidden**-0.5)  # U
         self.bias = nn.Parameter(torch.zeros(4 * hidden))
         with torch.no_grad():
             self.bias[hidden : 2 * hidden] = 1.0  # remember first, learn to forget (Jozefowicz et al. 2015)
@@ -42,10 +120,7 @@ class LSTM(nn.Module):
         """
         driven = linear(x, self.into, self.bias)  # one large product instead of T small ones
         outputs, cells = Unroll.apply(driven, self.again, carry.hidden, carry.cell)
-        if lengths is None:
-            return outputs, Carry(outputs[:, -1], cells[:, -1])
-        last = torch.arange(len(x), device=x.device), lengths - 1
-        return outputs, Carry(outputs[last], cells[last])
+        return outputs, Carry(at_ends(outputs, lengths), at_ends(cells, lengths))
 
 
 class Unroll(torch.autograd.Function):
@@ -91,3 +166,6 @@ class Unroll(torch.autograd.Function):
             d_cell = d_cell * f
         d_again = slope.flatten(0, 1).t() @ before[:-1].flatten(0, 1)
         return slope.transpose(0, 1), d_again, d_hidden, d_cell
+
+
+CELLS: dict[str, type[LSTM | GRU | Elman | Jordan]] = {"lstm": LSTM, "gru": GRU, "elman": Elman, "jordan": Jordan}

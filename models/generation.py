@@ -1,7 +1,7 @@
 """What all series together have taught: as of now (`Pool`), and as of each instant that samples may still ask for (`Generation`).
 
 Letters: N rows, H lead times, Q quantile levels, B central bands. Naive forecasts in the order of `models.baselines`,
-evidence in the order of `models.score.EXPERTS`.
+evidence in the order of `models.learner.Learner.experts`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Pool:
             served=start,
             covered=np.zeros((len(score.bands(levels).nominal), horizon), np.int64),
             scored=np.zeros(horizon, np.int64),
-            by=np.zeros((len(score.EXPERTS), horizon), np.int64),
+            by=np.zeros((1 + len(score.BASELINES), horizon), np.int64),
         )
 
     def generation(self, instant: int, weights: Tensor | None, change: scale.Change) -> Generation:
@@ -199,7 +199,7 @@ class Pool:
         counted = due & (memory["scores"][slot] >= least)
         sums = np.where(counted[:, None], np.minimum(np.stack(errors, 1), 1e150), 0)
         memory["error"][slot] += sums
-        for expert in range(len(score.EXPERTS)):
+        for expert in range(len(self.by)):
             mine = due & (by == expert)
             self.by[expert] += mine.sum(0)
             if expert != score.LAST:  # the rest is its
@@ -209,7 +209,9 @@ class Pool:
         self.covered += inside.sum(0).T
         self.scored += counted.sum(0)
 
-    def summary(self, memory: Memory, scales: np.ndarray, bands: tuple[float, ...], least: int, slot: int | None) -> dict[str, Any]:
+    def summary(
+        self, memory: Memory, scales: np.ndarray, bands: tuple[float, ...], experts: tuple[str, ...], least: int, slot: int | None
+    ) -> dict[str, Any]:
         """Skill and served shares by lead, coverage by band, and of all series together by lead."""
         chosen = np.flatnonzero(memory["live"]) if slot is None else np.array([slot])
         error, scores = memory["error"][chosen], memory["scores"][chosen]
@@ -223,7 +225,7 @@ class Pool:
         out: dict[str, Any] = {
             "observations": int(memory["seen"][chosen].sum()),
             "skill": {str(h + 1): round(float(1 - mae[0, h] / mae[1, h]), 6) for h in leads if mae[1, h] > 0},
-            "served": {str(h + 1): _shares(shares[:, h]) for h in leads if shares[:, h].any()},
+            "served": {str(h + 1): _shares(shares[:, h], experts) for h in leads if shares[:, h].any()},
         }
         if slot is not None:
             total = float(counted.sum())
@@ -254,6 +256,6 @@ class Pool:
         self.relative, self.batches, self.updates = counts["relative"], counts["batches"], counts["updates"]
 
 
-def _shares(counts: np.ndarray) -> dict[str, float]:
+def _shares(counts: np.ndarray, experts: tuple[str, ...]) -> dict[str, float]:
     total = counts.sum()
-    return {score.EXPERTS[k]: round(float(n / total), 6) for k, n in enumerate(counts) if n}
+    return {experts[k]: round(float(n / total), 6) for k, n in enumerate(counts) if n}

@@ -19,16 +19,16 @@ import torch
 from models import baselines, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
 from models.carry import NEVER, Memory, amend, memory, put
-from models.cells import Carry
+from models.cells import CELLS, Carry
 from models.descent import Descent, Outcome
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
 from models.inputs import LAGS, View
 from models.network import Flat, Network
 from models.replay import Replay, Waiting, mixed
-from models.score import EXPERTS, REASONS
+from models.score import BASELINES, REASONS
 
-__all__ = ["EXPERTS", "REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learner", "Step"]
+__all__ = ["REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learner", "Step"]
 
 START = -(1 << 60)  # the generation before anything has been learnt
 ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it teaches
@@ -122,7 +122,7 @@ class Step(NamedTuple):
     issued: np.ndarray  # (N,) bool
     point: np.ndarray  # (N, H)
     quantiles: np.ndarray  # (N, Q, H), ascending
-    by: np.ndarray  # (N, H) index into EXPERTS
+    by: np.ndarray  # (N, H) index into `Learner.experts`
     reason: np.ndarray  # (N, H) index into REASONS
     cold: np.ndarray  # (N,) bool
     observations: np.ndarray  # (N,) of the series so far
@@ -130,7 +130,7 @@ class Step(NamedTuple):
     scored: np.ndarray  # (N, H) bool: the forecast of lead h that was issued at cell - h met its actual value
     s_point: np.ndarray  # (N, H)
     s_by: np.ndarray  # (N, H)
-    s_baseline: np.ndarray  # (N, H) index into EXPERTS: the baseline that had been better when it was issued
+    s_baseline: np.ndarray  # (N, H) index into `Learner.experts`: the baseline that had been better when it was issued
     s_baseline_point: np.ndarray  # (N, H)
     covered: np.ndarray  # (N, H, B) bool, bands as `Learner.bands`
 
@@ -149,13 +149,14 @@ class Learner:
     """All series of a shard and the weights they share."""
 
     def __init__(self, config: Config) -> None:
-        if config.model != "lstm":
-            raise ValueError(f"model is {config.model!r}, want 'lstm'")
+        if config.model not in CELLS:
+            raise ValueError(f"model is {config.model!r}, want one of {', '.join(CELLS)}")
         if config.hidden % inputs.WIDTH:
             raise ValueError(
                 f"hidden is {config.hidden}, want a multiple of {inputs.WIDTH}: other widths give rows that depend on their batch"
             )
         self.config = config
+        self.experts = (config.model, *BASELINES)
         cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
         self.form = inputs.shape(config.horizon, config.season, config.step_us)
@@ -181,7 +182,14 @@ class Learner:
     def plan(self) -> dict[str, dict[str, Any]]:
         """What `network_of` and a Descent are made from: plain values, for whoever else takes its steps."""
         c = self.config
-        network = {"features": self.form.features, "hidden": c.hidden, "horizon": c.horizon, "levels": c.levels, "seed": c.seed}
+        network = {
+            "features": self.form.features,
+            "hidden": c.hidden,
+            "horizon": c.horizon,
+            "levels": c.levels,
+            "seed": c.seed,
+            "cell": c.model,
+        }
         return {"network": network, "descent": {"rate": c.rate, "least": c.least_rate, "halving": c.halving}}
 
     def _network(self) -> Network:
@@ -527,7 +535,7 @@ class Learner:
 
     def summary(self, slot: int | None = None) -> dict[str, Any]:
         """Skill, coverage and who served, by lead, since the start: of all series, or of one."""
-        return self.pool.summary(self.memory, self.learnt["scale"], self.bands, self.config.min_scores, slot)
+        return self.pool.summary(self.memory, self.learnt["scale"], self.bands, self.experts, self.config.min_scores, slot)
 
     def snapshot(self) -> dict[str, bytes]:
         """All of it as named bytes; `restore` is the inverse."""

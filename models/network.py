@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from models.cells import LSTM, Carry
+from models.cells import CELLS, Carry
 from models.heads import Quantiles, Said
 
 PATHS = 3  # see models.inputs: the last season, the one before it, the season's own offset
@@ -20,7 +20,7 @@ PATHS = 3  # see models.inputs: the last season, the one before it, the season's
 class Network(nn.Module):
     """Weights shared by all series. What it says is a correction to a blend of naive forecasts, so that it starts where they are."""
 
-    def __init__(self, *, features: int, hidden: int, horizon: int, levels: Sequence[float], seed: int) -> None:
+    def __init__(self, *, features: int, hidden: int, horizon: int, levels: Sequence[float], seed: int, cell: str = "lstm") -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.horizon = horizon
@@ -28,7 +28,7 @@ class Network(nn.Module):
         bound = features**-0.5
         self.embed = nn.Parameter(torch.empty(hidden, features).uniform_(-bound, bound, generator=generator))
         self.embed_bias = nn.Parameter(torch.zeros(hidden))
-        self.cell = LSTM(features=hidden, hidden=hidden, generator=generator)
+        self.cell = CELLS[cell](features=hidden, hidden=hidden, generator=generator)
         parts = 1 + PATHS + self.quantiles.outputs
         # Zero at the start: the first forecasts are the naive blend with a normal's quantiles.
         self.head = nn.Parameter(torch.zeros(parts * horizon, hidden + features))

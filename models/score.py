@@ -13,7 +13,7 @@ import numpy as np
 
 from models.heads import MIDDLE
 
-EXPERTS = ("lstm", "seasonal_naive", "last_value")
+BASELINES = ("seasonal_naive", "last_value")  # experts beside the network, in the order of their indices
 NET, SEASONAL, LAST = range(3)
 REASONS = (None, "cold_start", "no_skill", "not_finite", "stale_model")
 NONE, COLD, NO_SKILL, NOT_FINITE = range(4)

@@ -26,7 +26,7 @@ from apache_beam import coders
 from apache_beam.transforms import userstate
 
 from models.apart import Apart
-from models.learner import EXPERTS, REASONS, Cells, Config, Exercise, Learner
+from models.learner import REASONS, Cells, Config, Exercise, Learner
 from models.learner import Decision as Learnt
 from pipeline import compose, events
 from pipeline.compose import Told, Voice
@@ -103,10 +103,10 @@ class Shard:
         self.owed: list[Message] = []  # released between blocks, by recovery
         self.snapshots: deque[int] = deque(maxlen=3)  # how many decisions there were at the newest snapshots
         config = spec.config
-        self.meter = Meter(horizon=config.horizon, bands=self.learner.bands, experts=EXPERTS)
+        self.meter = Meter(horizon=config.horizon, bands=self.learner.bands, experts=self.learner.experts)
         self.voice = Voice(
             spec.application, spec.rules.step, config.horizon, tuple(config.levels), "default", self.learner.version,
-            EXPERTS, REASONS, self.learner.bands, spec.layout,
+            self.learner.experts, REASONS, self.learner.bands, spec.layout,
         )  # fmt: skip
 
     def take(self, block: Block) -> list[Message]:

@@ -126,7 +126,7 @@ class Window(Section):
 class Forecast(Section):
     horizon: Count = about("steps ahead", 24, ge=1, le=1_000)
     levels: Levels = about("quantile levels, rising, 0.5 among them", (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95))
-    model: Model = about("what forecasts", "lstm")
+    model: Model = about("what forecasts: lstm, gru, elman or jordan", "lstm")
     publish_from: PublishFrom = about("issue time of the first forecast published: first_start, earliest or a time", "first_start")
     min_scores: Count = about("scores of a series before its skill counts", 30, ge=1)
 

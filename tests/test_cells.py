@@ -1,17 +1,24 @@
-"""The LSTM against its equations, against torch's own, and against itself in pieces."""
+"""Every cell against its equations, against torch's own where there is one, and against itself in pieces."""
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.cells import LSTM, Carry
+from models.cells import CELLS, Carry
 
 FEATURES, HIDDEN = 3, 5
+every = pytest.mark.parametrize("kind", CELLS)
 
 
-def cell(seed=0):
-    return LSTM(features=FEATURES, hidden=HIDDEN, generator=torch.Generator().manual_seed(seed)).double()
+def cell(kind, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    made = CELLS[kind](features=FEATURES, hidden=HIDDEN, generator=generator).double()
+    with torch.no_grad():
+        for p in made.parameters():  # biases begin at zero, where a mistake in them would not show
+            p.add_(torch.empty(p.shape).uniform_(-0.3, 0.3, generator=generator))
+    return made
 
 
 def sequences(batch, steps, seed=1):
@@ -26,76 +33,133 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def by_the_book(lstm, x):
-    """One sequence (T, F), one unit and one step at a time, from the equations."""
-    w, u, b = (p.detach().numpy() for p in (lstm.into, lstm.again, lstm.bias))
-    h, c, out = np.zeros(HIDDEN), np.zeros(HIDDEN), []
+# One sequence (T, F), one unit and one step at a time, from the equations; what is not `said` lives on in the closure
+
+
+def lstm(w, u, b):
+    c = np.zeros(HIDDEN)
+
+    def unit(k, x, h):
+        i, f, g, o = (w[k + j * HIDDEN] @ x + u[k + j * HIDDEN] @ h + b[k + j * HIDDEN] for j in range(4))
+        c[k] = sigmoid(f) * c[k] + sigmoid(i) * np.tanh(g)
+        return sigmoid(o) * np.tanh(c[k])
+
+    return unit
+
+
+def gru(w, u, b, d):
+    def unit(k, x, h):
+        r, z, n = k, k + HIDDEN, k + 2 * HIDDEN
+        reset, keep = (sigmoid(w[j] @ x + u[j] @ h + b[j]) for j in (r, z))
+        return (1 - keep) * np.tanh(w[n] @ x + b[n] + reset * (u[n] @ h + d[k])) + keep * h[k]
+
+    return unit
+
+
+def elman(w, u, b):
+    return lambda k, x, h: np.tanh(w[k] @ x + u[k] @ h + b[k])
+
+
+def jordan(w, u, b, v, c):
+    def unit(k, x, y):
+        inside = [np.tanh(w[j] @ x + u[j] @ y + b[j]) for j in range(HIDDEN)]
+        return np.tanh(sum(v[k, j] * inside[j] for j in range(HIDDEN)) + c[k])
+
+    return unit
+
+
+BOOK = {"lstm": lstm, "gru": gru, "elman": elman, "jordan": jordan}
+
+
+def by_the_book(kind, made, x):
+    unit = BOOK[kind](*(p.detach().numpy() for p in made.parameters()))
+    said, out = np.zeros(HIDDEN), []
     for row in x:
-        before = h.copy()
-        for k in range(HIDDEN):
-            i, f, g, o = (w[k + j * HIDDEN] @ row + u[k + j * HIDDEN] @ before + b[k + j * HIDDEN] for j in range(4))
-            c[k] = sigmoid(f) * c[k] + sigmoid(i) * np.tanh(g)
-            h[k] = sigmoid(o) * np.tanh(c[k])
-        out.append(h.copy())
+        before = said.copy()
+        said = np.array([unit(k, row, before) for k in range(HIDDEN)])
+        out.append(said)
     return np.array(out)
 
 
-def test_the_cell_is_what_its_equations_say():
-    lstm, x = cell(), sequences(2, 7)
-    output, _ = lstm(x, None, nothing(2))
+@every
+def test_a_cell_is_what_its_equations_say(kind):
+    made, x = cell(kind), sequences(2, 7)
+    output, carry = made(x, None, nothing(2))
     for row in range(2):
-        np.testing.assert_allclose(output[row].detach().numpy(), by_the_book(lstm, x[row].numpy()), rtol=1e-12)
+        np.testing.assert_allclose(output[row].detach().numpy(), by_the_book(kind, made, x[row].numpy()), rtol=1e-12)
+    torch.testing.assert_close(carry.hidden, output[:, -1])
 
 
-def test_values_and_gradients_are_those_of_torch():
-    lstm, x = cell(), sequences(3, 6).requires_grad_()
-    theirs = torch.nn.LSTM(FEATURES, HIDDEN, batch_first=True).double()
+@every
+def test_gradients_are_those_of_differences(kind):
+    """Of every weight, of the inputs, and of what is carried in: a step of 1e-6 to both sides of each number."""
+    made, x = cell(kind), sequences(2, 4).requires_grad_()
+    into = Carry(*(t.requires_grad_() for t in torch.randn(2, 2, HIDDEN, generator=torch.Generator().manual_seed(5), dtype=torch.float64)))
+    names = [name for name, _ in made.named_parameters()]
+
+    def loss(x, hidden, inner, *weights):
+        output, carry = torch.func.functional_call(made, dict(zip(names, weights, strict=True)), (x, None, Carry(hidden, inner)))
+        return (output**2).sum() + carry.hidden.sum() + (carry.cell**3).sum()
+
+    assert torch.autograd.gradcheck(loss, (x, *into, *made.parameters()))
+
+
+@pytest.mark.parametrize(("kind", "theirs"), [("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU), ("elman", torch.nn.RNN)])
+def test_values_and_gradients_are_those_of_torch(kind, theirs):
+    made, x = cell(kind), sequences(3, 6).requires_grad_()
+    theirs = theirs(FEATURES, HIDDEN, batch_first=True).double()
     with torch.no_grad():
-        theirs.weight_ih_l0.copy_(lstm.into)
-        theirs.weight_hh_l0.copy_(lstm.again)
-        theirs.bias_ih_l0.copy_(lstm.bias)
+        theirs.weight_ih_l0.copy_(made.into)
+        theirs.weight_hh_l0.copy_(made.again)
+        theirs.bias_ih_l0.copy_(made.bias)
         theirs.bias_hh_l0.zero_()
-    output, carry = lstm(x, None, nothing(3))
+        if kind == "gru":
+            theirs.bias_hh_l0[2 * HIDDEN :] = made.inner
+    output, carry = made(x, None, nothing(3))
     (output**2).sum().backward()
     mine, x.grad = x.grad, None
-    other, (hidden, memory) = theirs(x)
+    other, after = theirs(x)
     (other**2).sum().backward()
     torch.testing.assert_close(output, other)
-    torch.testing.assert_close(carry.hidden, hidden[0])
-    torch.testing.assert_close(carry.cell, memory[0])
+    torch.testing.assert_close(carry.hidden, (after[0] if kind == "lstm" else after)[0])
     torch.testing.assert_close(mine, x.grad)
-    torch.testing.assert_close(lstm.into.grad, theirs.weight_ih_l0.grad)
-    torch.testing.assert_close(lstm.again.grad, theirs.weight_hh_l0.grad)
-    torch.testing.assert_close(lstm.bias.grad, theirs.bias_ih_l0.grad)
+    torch.testing.assert_close(made.into.grad, theirs.weight_ih_l0.grad)
+    torch.testing.assert_close(made.again.grad, theirs.weight_hh_l0.grad)
+    torch.testing.assert_close(made.bias.grad, theirs.bias_ih_l0.grad)
+    if kind == "lstm":
+        torch.testing.assert_close(carry.cell, after[1][0])
 
 
-@settings(deadline=None, max_examples=30)
+@every
+@settings(deadline=None, max_examples=15)
 @given(steps=st.integers(2, 12), data=st.data())
-def test_two_halves_with_the_carry_are_one_pass(steps, data):
+def test_two_halves_with_the_carry_are_one_pass(kind, steps, data):
     cut = data.draw(st.integers(1, steps - 1))
-    lstm, x = cell(), sequences(2, steps)
-    whole, after = lstm(x, None, nothing(2))
-    first, carry = lstm(x[:, :cut], None, nothing(2))
-    second, last = lstm(x[:, cut:], None, carry)
+    made, x = cell(kind), sequences(2, steps)
+    whole, after = made(x, None, nothing(2))
+    first, carry = made(x[:, :cut], None, nothing(2))
+    second, last = made(x[:, cut:], None, carry)
     torch.testing.assert_close(torch.cat([first, second], 1), whole)
     torch.testing.assert_close(last, after)
 
 
-@settings(deadline=None, max_examples=30)
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=6))
-def test_a_padded_batch_is_each_sequence_alone(lengths):
-    lstm, x = cell(), sequences(len(lengths), max(lengths))
-    output, carry = lstm(x, torch.tensor(lengths), nothing(len(lengths)))
+@every
+@settings(deadline=None, max_examples=15)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_a_padded_batch_is_each_sequence_alone(kind, lengths):
+    made, x = cell(kind), sequences(len(lengths), max(lengths))
+    output, carry = made(x, torch.tensor(lengths), nothing(len(lengths)))
     for row, length in enumerate(lengths):
-        alone, own = lstm(x[row : row + 1, :length], None, nothing(1))
+        alone, own = made(x[row : row + 1, :length], None, nothing(1))
         torch.testing.assert_close(output[row, :length], alone[0])
         torch.testing.assert_close(carry.hidden[row], own.hidden[0])
         torch.testing.assert_close(carry.cell[row], own.cell[0])
 
 
-def test_what_lies_behind_a_sequences_end_is_not_remembered():
-    lstm, x = cell(), sequences(1, 6)
+@every
+def test_what_lies_behind_a_sequences_end_is_not_remembered(kind):
+    made, x = cell(kind), sequences(1, 6)
     changed = x.clone()
     changed[:, 4:] = 100.0
     lengths = torch.tensor([4])
-    torch.testing.assert_close(lstm(x, lengths, nothing(1))[1], lstm(changed, lengths, nothing(1))[1])
+    torch.testing.assert_close(made(x, lengths, nothing(1))[1], made(changed, lengths, nothing(1))[1])

@@ -4,13 +4,16 @@ import numpy as np
 import pytest
 from arrivals import Stream, small, wavy
 
-from models.learner import EXPERTS, REASONS, Learner
+from models.learner import REASONS, Learner
 from models.score import NET, NONE
 
 STEPS, SERIES = 32, 3
 
 FORECASTERS = {
     "lstm": small(),
+    "gru": small(model="gru"),
+    "elman": small(model="elman"),
+    "jordan": small(model="jordan"),
     "lstm without a season": small(season=None),
     "lstm, one lead": small(horizon=1),
     "lstm, leads beyond the season": small(horizon=9, season=4),
@@ -51,6 +54,7 @@ def learns(config):
     first = stream.learner.digest()
     assert stream.play().learner.digest() != first
     assert not stream.learner.descent.weights.equal(Learner(config).descent.weights)
+    assert stream.learner.summary()["served"]["1"].keys() <= {config.model, "seasonal_naive", "last_value"}
 
 
 def speaks_of_what_it_serves(config):
@@ -59,7 +63,7 @@ def speaks_of_what_it_serves(config):
         assert np.isfinite(point).all()
         assert np.isfinite(quantiles).all()
         assert (np.diff(quantiles, axis=0) >= 0).all()
-        assert set(by.tolist()) <= set(range(len(EXPERTS)))
+        assert set(by.tolist()) <= set(range(len(stream.learner.experts)))
         assert set(reason.tolist()) <= set(range(len(REASONS)))
         assert ((reason == NONE) == (by == NET)).all(), "why not the model asked for, exactly where it was not"
 

@@ -27,6 +27,7 @@ class HashLearner(Chains):
 
     version = "v"
     bands = ()
+    experts = ("lstm", "seasonal_naive", "last_value")
 
     def __init__(self, config=None):
         super().__init__()

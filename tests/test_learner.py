@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models import learner as learner_module
-from models.learner import EXPERTS, REASONS, START, Cells, Config, Learner
-from models.score import LAST, SEASONAL
+from models.learner import REASONS, START, Cells, Config, Learner
+from models.score import LAST, NET, SEASONAL
 from models.snapshot import SnapshotDamaged
 
 LONG = 48
@@ -204,7 +204,7 @@ def test_scores_are_of_the_forecasts_that_were_issued():
     stream._arrive = arrive
     stream.play()
     assert met > 300
-    assert {EXPERTS[b] for _, _, by, _ in stream.steps.values() for b in by} == set(EXPERTS)
+    assert {b for _, _, by, _ in stream.steps.values() for b in by} == set(range(3))
 
 
 def test_what_woke_is_forecast_but_never_scored():
@@ -355,11 +355,11 @@ def test_weights_that_went_bad_are_not_served(monkeypatch):
     stream = Stream(np.nan_to_num(wavy(60, 3)), small()).play()
     learner = stream.learner
     served = {b for (_, r), (_, _, by, _) in stream.steps.items() if r > 50 for b in by.tolist()}
-    assert EXPERTS.index("lstm") in served
+    assert NET in served
     learner.generations[60].weights.fill_(float("nan"))
     step = learner.arrive(cells(np.arange(3), 400_062, [1.0, 2.0, 3.0], stream.keys), generation=60, woken=awake(3))
     assert np.isfinite(step.point).all()
-    assert EXPERTS.index("lstm") not in step.by
+    assert NET not in step.by
     assert REASONS.index("not_finite") in step.reason
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.carry import amend, put
-from models.score import COLD, EXPERTS, LAST, NET, NO_SKILL, REASONS, SEASONAL, Pending, bands, choose, code, decode, places
+from models.score import BASELINES, COLD, LAST, NET, NO_SKILL, REASONS, SEASONAL, Pending, bands, choose, code, decode, places
 
 H = 7
 
@@ -38,7 +38,7 @@ def test_codes_are_read_back(by, reason, better):
 
 
 def test_names_are_those_of_the_contract():
-    assert EXPERTS[NET] == "lstm"
+    assert EXPERTS[NET] == "net"
     assert EXPERTS[SEASONAL] == "seasonal_naive"
     assert EXPERTS[LAST] == "last_value"
     assert (REASONS[COLD], REASONS[NO_SKILL]) == ("cold_start", "no_skill")
@@ -52,6 +52,9 @@ def test_bands_are_the_pairs_of_levels_around_the_median():
     assert bands((0.1, 0.5)).nominal == ()
 
 
+EXPERTS = ("net", *BASELINES)
+
+
 def judged(net, seasonal, last, *, count=100, before=None):
     evidence = np.array([[net], [seasonal], [last]], float)
     start = code(np.array([LAST]), np.array([COLD]), np.array([LAST])) if before is None else before
@@ -61,7 +64,7 @@ def judged(net, seasonal, last, *, count=100, before=None):
 
 
 def test_who_has_skill_serves_and_who_has_none_says_so():
-    assert judged(0.8, 1.2, 1.0)[:2] == ("lstm", None)
+    assert judged(0.8, 1.2, 1.0)[:2] == ("net", None)
     assert judged(1.1, 1.2, 1.0)[:2] == ("last_value", "no_skill")
     assert judged(1.1, 0.9, 1.0)[:2] == ("seasonal_naive", "no_skill")
     assert judged(0.5, 0.9, 1.0, count=29)[:2] == ("seasonal_naive", "cold_start")
@@ -71,7 +74,7 @@ def test_a_hair_of_skill_is_not_believed_and_does_not_cost_the_place():
     name, reason, waiting = judged(0.995, 1.2, 1.0)
     assert (name, reason) == ("last_value", "no_skill")
     serving = judged(0.9, 1.2, 1.0, before=waiting)[2]
-    assert judged(0.995, 1.2, 1.0, before=serving)[0] == "lstm"
+    assert judged(0.995, 1.2, 1.0, before=serving)[0] == "net"
     assert judged(1.001, 1.2, 1.0, before=serving)[0] == "last_value"
 
 

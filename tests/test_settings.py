@@ -150,11 +150,11 @@ def test_a_broken_file_is_refused_with_one_named_error(what, tmp_path):
 
 
 def test_all_faults_are_told_at_once_with_where_each_came_from(tmp_path):
-    toml = '[series]\nsamples = "many"\n\n[forecast]\nmodel = "gru"\n'
+    toml = '[series]\nsamples = "many"\n\n[forecast]\nmodel = "linear"\n'
     lines = faults({"learn.rows": 0}, toml=toml, environ={"TIDECAST_COMMIT__INTERVAL": "1"}, folder=tmp_path)
     assert [line.split(":")[0] for line in lines] == [
         f"series.samples = many ({tmp_path}/tidecast.toml line 2)",
-        f"forecast.model = gru ({tmp_path}/tidecast.toml line 5)",
+        f"forecast.model = linear ({tmp_path}/tidecast.toml line 5)",
         "learn.rows = 0 (flag)",
         "commit.interval = 1 (environment TIDECAST_COMMIT__INTERVAL)",
     ]
