@@ -139,7 +139,8 @@ def main():
     parser.add_argument("--each", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    fields = {k: type(getattr(Config(), k))(float(v)) for k, v in (s.split("=") for s in args.set)}
+    kinds = {k: type(getattr(Config(), k)) for k, _ in (s.split("=") for s in args.set)}
+    fields = {k: kinds[k](v) for k, v in (s.split("=") for s in args.set)}
     for name in args.sets:
         season, step_us, load, first = SETS[name]
         x = load()[: args.steps]
