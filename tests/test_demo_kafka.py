@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 def children_of_the_demo() -> list[str]:
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if "tidecast-demo-" in line or "pipeline.feed" in line]
+    return [line for line in listed if any(part in line for part in ("tidecast-demo-", "pipeline.feed", "models.apart"))]
 
 
 @pytest.mark.kafka
