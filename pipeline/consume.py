@@ -18,7 +18,8 @@ from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTr
 from apache_beam.transforms.core import RestrictionProvider, WatermarkEstimatorProvider
 from apache_beam.utils.timestamp import Duration
 
-from pipeline.files import Dump, DumpReader, File, FileReader, FileUnreadable, WideRows, decisions
+from pipeline.dump import Dump, DumpReader, decisions
+from pipeline.files import File, FileReader, FileUnreadable, WideRows
 from pipeline.poller import InputError, InputTrimmed, NotAuthorised, PartitionsAdded, Poller, TopicMissing, starts
 from pipeline.records import Raw, RawBlock, Source
 

@@ -10,8 +10,9 @@ import pytest
 
 from pipeline import consume, learn, operate
 from pipeline.decode import Decoder, shape_of
+from pipeline.dump import Dump, DumpReader, decisions, logs
 from pipeline.events import NEVER, Decision, LedgerBroken
-from pipeline.files import Dump, DumpReader, FileUnreadable, decisions, logs
+from pipeline.files import FileUnreadable
 from pipeline.learn import Shard, one_thread
 from pipeline.publish import FilePublisher
 from pipeline.records import Raw, RawBlock, Source, rfc3339
