@@ -10,7 +10,9 @@ from __future__ import annotations
 import fcntl
 import json
 import mmap
+import os
 import select
+import signal
 import struct
 import subprocess
 import sys
@@ -30,7 +32,8 @@ from models.lesson import Lesson, loss
 ASKED = struct.Struct("<QQQ")  # bytes of the lesson that follows, steps and bad steps so far
 READY = b"ready\n"
 PIPE_BYTES = 1 << 20  # a lesson of 21 series has 200 KB; Linux gives 64 unless asked
-PATIENCE_SECONDS = 5.0  # for the child to see that its input has ended
+# For a step, which takes a second at most, and for the child to see that its input has ended; nothing may block longer than 30 s.
+PATIENCE_SECONDS = 25.0
 
 
 class Gone(RuntimeError):  # noqa: N818 - reads as what happened
@@ -51,41 +54,45 @@ class Apart:
             plan = json.dumps({**learner.plan(), "size": size})
             self._child = subprocess.Popen(
                 [sys.executable, "-P", "-m", "models.apart", str(file.fileno()), plan],
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=(file.fileno(),), start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0, pass_fds=(file.fileno(),), start_new_session=True,
             )  # fmt: skip
-
+        self._said = b""
         self._ready = False
+        self.failed = False  # it has ended before it was ready: nothing is to be hoped of it
+        stdin = self._pipe(self._child.stdin)
+        os.set_blocking(stdin.fileno(), False)
         with suppress(OSError, AttributeError):  # where it cannot be had, a lesson goes through in pieces, and we wait for the child's eyes
-            fcntl.fcntl(self._pipe(self._child.stdin), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+            fcntl.fcntl(stdin, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     def ready(self) -> bool:
         """The child has loaded what it needs: it takes seconds, in which its parent may as well take the steps itself."""
-        if not self._ready and select.select([self._pipe(self._child.stdout)], [], [], 0)[0]:
-            self._ready = self._pipe(self._child.stdout).readline() == READY
+        if not (self._ready or self.failed) and select.select([self._pipe(self._child.stdout)], [], [], 0)[0]:
+            self._ready = self._line() == READY
+            self.failed = not self._ready
         return self._ready
 
     def start(self, exercise: Exercise) -> None:
         """Returns once the child has it. Raises Gone."""
         descent, body = exercise.descent, save(dict(zip(Lesson._fields, map(np.ascontiguousarray, exercise.whole), strict=True)))
-        stdin = self._pipe(self._child.stdin)
+        stdin, left = self._pipe(self._child.stdin), memoryview(ASKED.pack(len(body), descent.steps, descent.bad) + body)
         try:
-            stdin.write(ASKED.pack(len(body), descent.steps, descent.bad))
-            stdin.write(body)
-            stdin.flush()
+            while left:
+                if not select.select([], [stdin], [], PATIENCE_SECONDS)[1]:
+                    raise self._gone()
+                left = left[stdin.write(left) or 0 :]
         except BrokenPipeError as error:
             raise self._gone() from error
 
     def wait(self, exercise: Exercise) -> None:
         """Until the exercise has run. Raises Gone."""
-        line = self._pipe(self._child.stdout).readline()
+        line = self._line()
         if not line.endswith(b"\n"):
             raise self._gone()
         outcome, exercise.descent.steps, exercise.descent.bad = json.loads(line)
         exercise.outcome = Outcome(*outcome)
 
     def close(self) -> None:
-        with suppress(BrokenPipeError):
-            self._pipe(self._child.stdin).close()
+        self._pipe(self._child.stdin).close()
         if not self._ready:
             self._child.kill()  # still loading: there is nothing to wait for
         try:
@@ -95,8 +102,20 @@ class Apart:
             self._child.wait()
         self._pipe(self._child.stdout).close()
 
+    def _line(self) -> bytes:
+        """What the child says next, with its end; without, if it has ended or said nothing for so long."""
+        stdout = self._pipe(self._child.stdout)
+        while b"\n" not in self._said:
+            if not select.select([stdout], [], [], PATIENCE_SECONDS)[0] or not (more := stdout.read(4096)):
+                return self._said
+            self._said += more
+        line, _, self._said = self._said.partition(b"\n")
+        return line + b"\n"
+
     def _gone(self) -> Gone:
-        return Gone(f"the process that learns (pid {self._child.pid}) has ended with {self._child.wait(PATIENCE_SECONDS)}: out of memory?")
+        self._child.kill()  # it may only have been stopped: its parent must not wait for it for ever
+        code = self._child.wait()
+        return Gone(f"the process that learns (pid {self._child.pid}) has ended, or did not answer (exit code {code}): out of memory?")
 
     @staticmethod
     def _pipe(pipe: IO[bytes] | None) -> IO[bytes]:
@@ -128,6 +147,9 @@ def lesson_loss(body: bytes, levels: torch.Tensor) -> Any:
 
 
 def main() -> None:
+    # Whoever stops the parent may signal all of its processes: what is under way is finished first, and the pipe says when it is over
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     torch.set_num_threads(1)
     plan = json.loads(sys.argv[2])
     with open(int(sys.argv[1]), "r+b") as file:  # noqa: PTH123 - a descriptor has no path

@@ -23,12 +23,13 @@ from pipeline.settings import Settings, kafka_options
 
 LOG = structlog.get_logger()
 LOOK_SECONDS = 0.2
+SUBMIT_SECONDS = 3.0  # after a stop: how long a job that is being submitted is waited for, so that it can be cancelled
 
 
 def pipeline_of(settings: Settings, options: Mapping[str, Any], arguments: Sequence[str]) -> beam.Pipeline:
     """From our topics to our topics, on the runner that the arguments name."""
     starts = operate.look(settings, options)
-    spec = operate.spec_of(settings, tuple(sorted(starts)), now=time.time())
+    spec = operate.spec_of(settings, tuple(sorted(starts)), now=time.time())._replace(apart=False)  # a shard lives for a bundle there
     pipeline = beam.Pipeline(options=PipelineOptions(["--streaming", *arguments]))
     raw = pipeline | consume.read(consume.Kafka(options, accept_loss=settings.commit.accept_loss), starts, lingers=True)
     messages = flow(raw, decode=Decoder(shape_of(settings, kafka=True)).decode, spec=spec)
@@ -56,7 +57,10 @@ def run(settings: Settings, arguments: Sequence[str], *, stop: operate.Stop) -> 
     try:
         while runs.is_alive() and not stop.wait(LOOK_SECONDS):
             pass
-        if runs.is_alive() and job and job[0].state == PipelineState.RUNNING:
+        deadline = time.monotonic() + SUBMIT_SECONDS
+        while runs.is_alive() and not job and time.monotonic() < deadline:
+            time.sleep(LOOK_SECONDS)  # it is being submitted; a runner whose job runs inside `run()` dies with us
+        if job and not PipelineState.is_terminal(job[0].state):
             job[0].cancel()
     finally:
         consume.close()

@@ -95,9 +95,8 @@ class Shard:
         self.told = 0.0  # wall clock of the newest status
         self.pace = 0.0  # wall clock that a record takes, s
         self.apart: Apart | None = None
-        self.alone = (
-            LOADING_SECONDS if spec.apart and self.learner.device.type == "cpu" else math.inf
-        )  # s of descent left until a process is worth it
+        # Seconds of descent left until a process of its own is worth it
+        self.alone = LOADING_SECONDS if spec.apart and self.learner.device.type == "cpu" else math.inf
         self.beside: tuple[Exercise, Apart | None, float] | None = None  # what is being learnt, where, and the seconds spent on it here
         self.newest: dict[int, tuple[float, float, tuple[float, float]]] = {}  # watched slot -> last value, next forecast, widest band
         self.owed: list[Message] = []  # released between blocks, by recovery
@@ -231,7 +230,7 @@ class Shard:
         began = time.perf_counter()  # for a metric only: nothing learnt depends on it
         exercise = self.learner.begin(cells, instant=close.instant, drop=close.drop)
         out = self._settle()
-        apart = self.apart if self.apart is not None and exercise.wanted and self.apart.ready() else None
+        apart = self._at_hand() if exercise.wanted else None
         if apart is None:
             self._run(exercise)
         else:
@@ -240,6 +239,15 @@ class Shard:
         self.windows += len(set(slots))
         self.beside = exercise, apart, time.perf_counter() - began
         return out
+
+    def _at_hand(self) -> Apart | None:
+        """The process that learns, once it is ready."""
+        if self.apart is None or self.apart.ready():
+            return self.apart
+        if self.apart.failed:
+            LOG.warning("a process of its own for learning did not start: it stays in this one and slows forecasts down")
+            self.close()
+        return None
 
     def _run(self, exercise: Exercise) -> None:
         """Here; what it takes adds up, until a process of its own has earned what its loading costs."""
@@ -416,7 +424,7 @@ class Shard:
     @classmethod
     def thaw(cls, spec: Spec, data: bytes) -> Shard:
         part, learner, rest = msgspec.msgpack.decode(data)
-        refuse_others(rest["shaped_by"], spec)
+        refuse_others(rest.get("shaped_by", {}), spec)
         spec = as_first_started(spec, rest)
         self = cls(spec, part=Gather.restore(spec.rules, part, spec.sources), learner=Learner.restore(spec.config, learner))
         self.queue = deque(events.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
@@ -480,7 +488,7 @@ def shaping(spec: Spec) -> dict[str, Any]:
 def refuse_others(then: Mapping[str, Any], spec: Spec) -> None:
     """Raises OtherSettings naming every one that does not fit."""
     now = shaping(spec)
-    wrong = [f"{name} was {then[name]} and is {now[name]}" for name in now if then[name] != now[name]]
+    wrong = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if then.get(name) != now[name]]
     if wrong:
         raise OtherSettings(
             f"the state of application {spec.application!r} is shaped by settings that are others now: {'; '.join(wrong)}. "

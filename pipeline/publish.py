@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -30,6 +31,7 @@ COMMIT_SECONDS = 20.0  # a broker answers in milliseconds; past this it is away,
 ABORT_SECONDS = 2.0  # at the end; who does not get it done leaves it to the next one, or to the transaction's own time-out
 INIT_MS = 25_000
 ASKING_MS = 3_000  # what is wrong, after something went wrong
+SPLIT_SECONDS = 0.05  # a batch that is split is never answered, its parts are: look again for who is waited for
 READ_SECONDS = 25.0  # for a topic's end to be settled, and without news while reading it
 WINDOW = 1_000  # offsets read at first from a topic's end: the newest record of a live application is among them
 LITTLE_BYTES = 64 << 10  # a record that some broker may find too large goes the client's own way, and has a future that says so
@@ -193,6 +195,7 @@ class KafkaPublisher:
                 raise PublishError(why) from error
             raise CommitLost(f"no transaction can be begun: {error}") from error
         self._in_flight, self._refused, self._partitions = 0, [], {}
+        watch_splits(producer._accumulator, self._refused)  # noqa: SLF001
         return producer
 
     def send(self, message: Message) -> None:
@@ -216,7 +219,7 @@ class KafkaPublisher:
         partition = None if where is None else where.partition
         try:
             sent = self._producer.send(name, key=key, value=NOTHING if value is None else value, headers=told, partition=partition)
-        except errors.KafkaError as error:
+        except (errors.KafkaError, ValueError) as error:  # ValueError: the partition has gone, with the topic's former life
             raise self._named(error, name, size) from error
         sent.add_errback(refused, self._refused, name, size)
 
@@ -234,7 +237,8 @@ class KafkaPublisher:
         """Into the batch that is open for the partition, if there is one and it has room.
 
         The client's own way makes a future for every record and looks at its transaction three times: 98 us a message against 25.
-        What becomes of a batch is told by the future of its first record, which has gone the client's own way.
+        What becomes of a batch is told by the future of its first record, which has gone the client's own way; what becomes of the
+        parts of one that had to be split, by `watch_splits`.
         """
         to = self._producer._accumulator  # noqa: SLF001
         with to._tp_lock(where):  # noqa: SLF001
@@ -249,10 +253,17 @@ class KafkaPublisher:
         return True
 
     def _flush(self, deadline: float) -> None:
+        accumulator = self._producer._accumulator  # noqa: SLF001 - the client's own `flush` fails where a batch is split meanwhile
+        accumulator.begin_flush()
+        self._producer._sender.wakeup()  # noqa: SLF001
         try:
-            self._producer.flush(timeout=max(deadline - time.monotonic(), 0.1))
-        except errors.KafkaError as error:
-            raise self._named(error, "") from error
+            while waiting := accumulator._incomplete.all():  # noqa: SLF001
+                if waiting[0].produce_future.wait(SPLIT_SECONDS):
+                    time.sleep(0)  # answered, and about to be let go by the sender's thread
+                if time.monotonic() > deadline:
+                    raise self._named(TimeoutError("no answer in time"), "")
+        finally:
+            accumulator._flushes_in_progress.decrement()  # noqa: SLF001
         self._in_flight = 0
         if self._refused:
             raise self._named(*self._refused[0])
@@ -379,6 +390,27 @@ def hashed(key: bytes) -> int:
 def refused(found: list[tuple[Exception, str, int]], name: str, size: int, error: Exception) -> None:
     """In the sender's thread: a record of `size` bytes was not taken by a topic."""
     found.append((error, name, size))
+
+
+def watch_splits(accumulator: Any, found: list[tuple[Exception, str, int]]) -> None:
+    """A batch that a broker finds too large is split by the client, which then tells only those records that have a future."""
+    split = accumulator.split_and_reenqueue
+
+    def and_tell(batch: Any, now: float | None = None) -> int:
+        parts = int(split(batch, now=now))
+        where = batch.topic_partition
+        with accumulator._tp_lock(where):  # noqa: SLF001
+            for part in islice(accumulator._batches[where], parts):  # noqa: SLF001
+                part.produce_future.add_callback(refused_part, found, where.topic)
+        return parts
+
+    accumulator.split_and_reenqueue = and_tell
+
+
+def refused_part(found: list[tuple[Exception, str, int]], name: str, result: tuple[int, int, Any]) -> None:
+    """In the sender's thread: what became of a part; the third of `result` tells errors by record, None: it was taken."""
+    if result[2] is not None:
+        found.append((result[2](0), name, 0))
 
 
 def drop(producer: KafkaProducer) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from arrivals import Stream, small, wavy
 
+from models import apart as module
 from models.apart import Apart, Gone
 from models.learner import Learner
 
@@ -99,8 +100,37 @@ def test_a_child_that_dies_is_an_error_that_says_so(apart):
     stream = Beside(wavy(12, 3), small())
     stream.apart = apart(stream.learner)
     stream.apart._child.send_signal(signal.SIGKILL)
-    with pytest.raises(Gone, match=r"has ended with -9"):
+    with pytest.raises(Gone, match=r"has ended.*exit code -9"):
         stream.play()
+
+
+def test_a_child_that_has_been_stopped_is_given_up(apart, monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE_SECONDS", 1.0)
+    stream = Beside(wavy(12, 3), small())
+    stream.apart = apart(stream.learner)
+    stream.apart._child.send_signal(signal.SIGSTOP)
+    with pytest.raises(Gone, match=r"did not answer"):
+        stream.play()
+    assert stream.apart._child.poll() is not None
+
+
+def test_a_signal_to_all_processes_does_not_end_it_before_its_parent(apart):
+    values = wavy(20, 3)
+    stream = Beside(values, small())
+    stream.apart = apart(stream.learner)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        stream.apart._child.send_signal(number)
+    assert stream.play().learner.digest() == Stream(values, small()).play().learner.digest()
+
+
+def test_a_child_that_cannot_load_is_known_to_have_failed(monkeypatch, capfd):
+    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    one = Apart(Learner(small()))
+    until = time.monotonic() + 20
+    while not one.failed:
+        assert not one.ready()
+        assert time.monotonic() < until
+    one.close()
 
 
 ORPHAN = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gc
 import json
 import random
@@ -489,3 +490,16 @@ def live(bootstrap):
         mine.commit(record(1, [["p.input", 0, 1]]))
     finally:
         mine.close()
+
+
+@pytest.mark.parametrize("largest", [100_000, 20_000])
+def test_batches_that_a_topic_finds_too_large_are_split_and_nothing_is_lost(kafka, name, largest):
+    apply(options(kafka), [*(Wanted(w.name, 1, w.config | {"max.message.bytes": str(largest)}) for w in wanted(name, 1))], replication=-1)
+    publisher = publisher_of(kafka, name)
+    rng = random.Random(1)
+    sent = [forecast(k, key=b"one", value=base64.b64encode(rng.randbytes(600))) for k in range(200)]
+    for message in sent:
+        publisher.send(message)
+    publisher.commit(record(1))
+    publisher.close()
+    assert values(kafka, f"{name}.forecasts.v1") == sorted(m.value for m in sent)
