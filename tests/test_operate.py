@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from models import apart
 from models.apart import Apart
 from models.learner import Exercise, Learner
 from pipeline import learn, operate
@@ -84,3 +85,19 @@ def test_learning_in_a_process_of_its_own_shows_in_no_byte(tmp_path: Path, monke
     assert there["forecasts"] == here["forecasts"] == 450
     for kind in ("forecasts", "scores", "decisions"):
         assert (tmp_path / "there" / f"{kind}.ndjson").read_bytes() == (tmp_path / "here" / f"{kind}.ndjson").read_bytes(), kind
+
+
+def test_where_a_process_that_learns_cannot_start_it_is_said_once_and_learning_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = tmp_path / "long.csv"
+    file.write_text("at,series,value\n" + "".join(f"2026-01-{1 + h // 24:02}T{h % 24:02}:00:00Z,a,{h % 24}\n" for h in range(120)))
+    monkeypatch.setattr(apart.sys, "executable", "/bin/false")
+    monkeypatch.setattr(learn, "LOADING_SECONDS", 0.0)
+    monkeypatch.setattr(operate.os, "cpu_count", lambda: 2)
+    summary = replay(settings(), file, tmp_path / "out")
+    assert summary["forecasts"] == 120
+    assert summary["windows"] > 100
+    assert [record.message for record in caplog.records if "process of its own" in record.message] == [
+        "a process of its own for learning did not start: it stays in this one and slows forecasts down"
+    ]
