@@ -10,6 +10,7 @@ import base64
 import json
 import sys
 import time
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -394,13 +395,15 @@ def refused(found: list[tuple[Exception, str, int]], name: str, size: int, error
 
 def watch_splits(accumulator: Any, found: list[tuple[Exception, str, int]]) -> None:
     """A batch that a broker finds too large is split by the client, which then tells only those records that have a future."""
-    split = accumulator.split_and_reenqueue
+    own = weakref.ref(accumulator)  # it holds what follows: a producer that is dropped goes at once, with its sockets
 
     def and_tell(batch: Any, now: float | None = None) -> int:
-        parts = int(split(batch, now=now))
+        to = own()
+        assert to is not None, "whoever splits is alive"
+        parts = int(type(to).split_and_reenqueue(to, batch, now=now))
         where = batch.topic_partition
-        with accumulator._tp_lock(where):  # noqa: SLF001
-            for part in islice(accumulator._batches[where], parts):  # noqa: SLF001
+        with to._tp_lock(where):  # noqa: SLF001
+            for part in islice(to._batches[where], parts):  # noqa: SLF001
                 part.produce_future.add_callback(refused_part, found, where.topic)
         return parts
 
