@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +18,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # and leaves the sockets that found no broker to the garbage collector
     config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket.socket.*laddr=\('0\.0\.0\.0':ResourceWarning")
+    # and, of a client that was fenced or whose broker died, the pair that its selector wakes itself by
+    config.addinivalue_line("filterwarnings", r"ignore:unclosed <socket.socket fd=\d+, family=1, type=1, proto=0>:ResourceWarning")
+
+
+def pytest_sessionfinish() -> None:
+    """What clients left to the garbage collector goes here, where the filters above no longer hold."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="session", autouse=True)
