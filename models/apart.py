@@ -17,8 +17,8 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -26,8 +26,9 @@ import torch
 from safetensors.numpy import load, save
 
 from models.descent import ROWS, Descent, Outcome
-from models.learner import Exercise, Learner, network_of
+from models.learner import Exercise, Learner
 from models.lesson import Lesson, loss
+from models.network import Network
 
 ASKED = struct.Struct("<QQQ")  # bytes of the lesson that follows, steps and bad steps so far
 READY = b"ready\n"
@@ -136,14 +137,8 @@ def serve(requests: IO[bytes], answers: Any, descent: Descent, levels: torch.Ten
         body = requests.read(length)
         if len(body) < length:
             return  # whoever asked has died in the middle of it
-        outcome = descent.step(lesson_loss(body, levels))
+        outcome = descent.step(partial(loss, lesson=Lesson(**load(body)), levels=levels))
         answers.write(json.dumps([outcome, descent.steps, descent.bad]).encode() + b"\n")
-
-
-def lesson_loss(body: bytes, levels: torch.Tensor) -> Any:
-    arrays: Mapping[str, np.ndarray] = load(body)
-    lesson = Lesson(**arrays)
-    return lambda network: loss(network, lesson, levels)
 
 
 def main() -> None:
@@ -154,7 +149,7 @@ def main() -> None:
     plan = json.loads(sys.argv[2])
     with open(int(sys.argv[1]), "r+b") as file:  # noqa: PTH123 - a descriptor has no path
         state = shared(file, plan["size"])
-    descent = Descent(network_of(plan["network"]), **plan["descent"], state=state)
+    descent = Descent(Network(**plan["network"]), **plan["descent"], state=state)
     with suppress(BrokenPipeError), open(1, "wb", buffering=0) as answers:
         serve(sys.stdin.buffer, answers, descent, torch.tensor(plan["network"]["levels"]))
 

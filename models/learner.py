@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,7 +99,7 @@ class Exercise:
     def run(self) -> None:
         """Take the step, if it is wanted."""
         if self.wanted:
-            self.outcome = self.descent.step(lambda network: lesson.loss(network, self.whole, self.levels))
+            self.outcome = self.descent.step(partial(lesson.loss, lesson=self.whole, levels=self.levels))
 
 
 class Now(NamedTuple):
@@ -180,7 +181,7 @@ class Learner:
         self.training: dict[str, float] = {"loss": float("nan"), "gradient_norm": float("nan"), "chains": 0}
 
     def plan(self) -> dict[str, dict[str, Any]]:
-        """What `network_of` and a Descent are made from: plain values, for whoever else takes its steps."""
+        """What a Network and a Descent are made from: plain values, for whoever else takes its steps."""
         c = self.config
         network = {
             "features": self.form.features,
@@ -193,7 +194,7 @@ class Learner:
         return {"network": network, "descent": {"rate": c.rate, "least": c.least_rate, "halving": c.halving}}
 
     def _network(self) -> Network:
-        return network_of(self.plan()["network"]).to(self.device)
+        return Network(**self.plan()["network"]).to(self.device)
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
@@ -586,10 +587,6 @@ class Learner:
             raise snapshot.SnapshotDamaged(f"the snapshot does not fit these settings: {error}") from error
         self.version, self._chain = rest["version"], rest["chain"]
         return self
-
-
-def network_of(plan: dict[str, Any]) -> Network:
-    return Network(**plan)
 
 
 REMEMBERED = 8  # chains that the pool takes a learning instant: its memory is `replay` / this many instants

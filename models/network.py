@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from models.cells import CELLS, Carry
+from models.cells import CELLS, Carry, uniform
 from models.heads import Quantiles, Said
 
 PATHS = 3  # see models.inputs: the last season, the one before it, the season's own offset
@@ -25,8 +25,7 @@ class Network(nn.Module):
         generator = torch.Generator().manual_seed(seed)
         self.horizon = horizon
         self.quantiles = Quantiles(levels)
-        bound = features**-0.5
-        self.embed = nn.Parameter(torch.empty(hidden, features).uniform_(-bound, bound, generator=generator))
+        self.embed = uniform(hidden, features, generator, bound=features**-0.5)
         self.embed_bias = nn.Parameter(torch.zeros(hidden))
         self.cell = CELLS[cell](features=hidden, hidden=hidden, generator=generator)
         parts = 1 + PATHS + self.quantiles.outputs
