@@ -366,7 +366,7 @@ def test_weights_that_went_bad_are_not_served(monkeypatch):
 def test_a_bad_step_is_a_decision(monkeypatch):
     stream = Stream(np.nan_to_num(wavy(20, 2)), small()).play()
     before = stream.learner.descent.weights.clone()
-    monkeypatch.setattr(learner_module.lesson, "loss", lambda network, *_: next(network.parameters()).sum() * float("nan"))
+    monkeypatch.setattr(learner_module.lesson, "loss", lambda network, **_: next(network.parameters()).sum() * float("nan"))
     kinds = []
     for row in range(20, 25):
         c = cells([0, 1], 400_000 + row, [1.0, 2.0], stream.keys)
