@@ -59,6 +59,11 @@ class Descent:
         state.copy_(self.state)
         self._lie(state)
 
+    @property
+    def settled(self) -> int:
+        """Steps after which the rate falls no further."""
+        return int(self.halving * ((self.rate / self.least) ** 2 - 1)) + 1
+
     def rate_now(self) -> float:
         """Falls as 1 / sqrt(1 + steps / halving) towards `least`: it never stops learning."""
         return max(self.least, self.rate * float((1 + self.steps / self.halving) ** -0.5))

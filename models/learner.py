@@ -351,11 +351,13 @@ class Learner:
         behind = m["carried"][slot, cell % LAGS] < cell
         slot, cell, value = slot[behind], cell[behind], value[behind]
         if slot.size:
-            self._follow(then, "ring", ("carry", "carried"), slot, cell, value)
+            self.follow(then, m, "ring", ("carry", "carried"), slot, cell, value)
 
-    def _follow(self, then: Generation, ring: str, names: tuple[str, str], slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:
-        """Advance carries over one observed cell each, and forecast nothing."""
-        m, phase = self.memory, cell % LAGS
+    def follow(
+        self, then: Generation, m: Memory, ring: str, names: tuple[str, str], slot: np.ndarray, cell: np.ndarray, value: np.ndarray
+    ) -> None:
+        """Advance carries of a memory over one observed cell each, and forecast nothing."""
+        phase = cell % LAGS
         carry, carried = m[names[0]], m[names[1]]
         _, size, naive = self._learnt_by(then, slot, value)
         v = inputs.view(m[ring], slot, cell, value, self.form)
@@ -484,14 +486,14 @@ class Learner:
         value = inputs.read(m["closed"], slot, at[:, None])[:, 0]
         seen = ~np.isnan(value) & (m["anchored"][slot, at % LAGS] < at)
         if seen.any():
-            self._follow(behind, "closed", ("anchor", "anchored"), slot[seen], at[seen], value[seen])
+            self.follow(behind, m, "closed", ("anchor", "anchored"), slot[seen], at[seen], value[seen])
 
     def _lesson(self, cells: Cells, instant: int) -> lesson.Lesson:
         """Chains that end a few steps before these cells, and some of long ago."""
         c, m = self.config, self.memory
         chosen = self._chosen(cells, instant, c.rows // len(ORIGINS))
         end = (cells.cell[chosen] - np.array(ORIGINS)[:, None]).ravel()
-        of = self._series(np.tile(cells.slot[chosen], len(ORIGINS)))
+        of = self.series(np.tile(cells.slot[chosen], len(ORIGINS)))
         now, origins = lesson.chains(m, of, end, depth=c.truncation, origins=TAUGHT, form=self.form)
         past = self.replay.draw(c.replayed, (c.seed, instant & ((1 << 63) - 1)))
         keep = self._chosen(Cells(*(a[chosen] for a in cells)), instant + 1, REMEMBERED)  # of the chains that end at ORIGINS[0]
@@ -499,7 +501,8 @@ class Learner:
         self.replay.add(lesson.labelled(self.waiting.take(m["closed_newest"], c.horizon), m, self.form))
         return lesson.together(now, past)
 
-    def _series(self, slot: np.ndarray) -> lesson.Series:
+    def series(self, slot: np.ndarray) -> lesson.Series:
+        """What chains of these series are read with, as learnt so far."""
         rows = self.learnt[slot]
         m = self.memory
         level = m["closed"][slot, m["closed_newest"][slot] % m["closed"].shape[1]]
@@ -522,6 +525,29 @@ class Learner:
         codes = score.choose(m["evidence"][slots], count, np.where(old == scale.UNDECIDED, self.pool.served, old), needed=needed)
         self.learnt["served"][slots] = np.where(count >= needed, codes, scale.UNDECIDED)
         return [Decision(*d) for d in self.pool.decide(needed)]
+
+    def adopt(self, weights: torch.Tensor, trained: Descent) -> None:
+        """Weights that were learnt elsewhere serve from now on, and go on learning at the rate of an old stream.
+
+        What had been found of the former ones is forgotten: evidence, widths, forecasts that wait for their value.
+        """
+        for mine in (self.descent.weights, self.descent.average, self.descent.good[0]):
+            mine.copy_(weights)
+        for mine, theirs in zip([*self.descent.moments, *self.descent.good[1:]], trained.moments * 2, strict=True):
+            mine.copy_(theirs)
+        self.descent.bad, self.descent.steps = 0, max(trained.steps, self.descent.settled)
+        self.version = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:16]
+        m, fresh = self.memory, Pool.new(self.config.horizon, self.config.levels)
+        m["evidence"][:], m["evidence_count"][:], m["origin"][:] = 0, 0, NEVER
+        self.pending.drop(np.arange(self.pending.count))
+        self.replay.clear()
+        self.waiting.clear()
+        self.learnt["served"], self.learnt["stretch"] = scale.UNDECIDED, 1
+        for name in ("log_width", "evidence", "evidence_count", "served"):
+            setattr(self.pool, name, getattr(fresh, name))
+        nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, self.config.horizon))
+        self.generations = {at: self.pool.generation(at, self.descent.average.clone(), nothing) for at in self.generations}
+        self.reading = {}
 
     # What is to be known of it
 

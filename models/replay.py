@@ -35,6 +35,9 @@ class Replay:
         at = np.random.default_rng(seed).integers(0, here, count) if here else np.zeros(0, np.int64)
         return {name: column[at] for name, column in self.columns.items()}
 
+    def clear(self) -> None:
+        self.put = 0
+
     def state(self) -> dict[str, np.ndarray]:
         return {name: column[: len(self)] for name, column in self.columns.items()}
 
@@ -62,6 +65,9 @@ class Waiting:
         out = {name: column[ripe] for name, column in self.columns.items()}
         self.columns = {name: column[~ripe] for name, column in self.columns.items()}
         return out
+
+    def clear(self) -> None:
+        self.columns = {name: column[:0] for name, column in self.columns.items()}
 
     def load(self, columns: dict[str, np.ndarray]) -> None:
         self.columns = {name: columns[name].copy() for name in self.columns}
