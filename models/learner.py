@@ -456,7 +456,8 @@ class Learner:
         if self.form.season is not None:
             seasonal = m["ring"][slot[:, None], (cells.cell[rows, None] - self.form.whole) % m["ring"].shape[1]]
         better = np.where(np.isnan(seasonal), score.LAST, better)
-        net = level + size * m["said"][place]
+        with np.errstate(over="ignore"):
+            net = level + size * m["said"][place]
         point = np.where(by == score.NET, net, np.where(by == score.SEASONAL, seasonal, level))
         edges = finite(point[..., None] + size[..., None] * m["spread"][place])
         base = np.where(better == score.SEASONAL, seasonal, level)
