@@ -149,6 +149,7 @@ def config_of(settings: Settings) -> Config:
         levels=settings.forecast.levels,
         model=settings.forecast.model,
         members=settings.learn.members,
+        columns=len(settings.input.values),
         min_scores=settings.forecast.min_scores,
         rows=settings.learn.rows,
         seed=settings.learn.seed,
@@ -172,6 +173,7 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
         rejected_max_bytes=settings.output.rejected_max_bytes,
         watched=settings.metrics.series,
         version=version("tidecast"),
+        columns=settings.input.values,
         apart=(os.cpu_count() or 1) > 1,  # on one core they would only take turns
     )
 
