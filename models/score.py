@@ -131,7 +131,7 @@ def joined(slot: np.ndarray, cell: np.ndarray) -> np.ndarray:
 ENTER = 0.010
 LEAVE = ENTER / 3
 # A mixture has the last value among its experts, and on a random walk comes down to it: what it wins is not noise that soon.
-MIXED = 0.003
+MIXED = 0.007
 
 
 def rates(horizon: int) -> np.ndarray:
@@ -148,7 +148,8 @@ def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, neede
     better = np.where(seasonal < last, SEASONAL, LAST)
     base = np.minimum(seasonal, last)
     serving = (before & 3) == NET
-    enter = MIXED if mixed else ENTER * np.sqrt(np.arange(1, net.shape[-1] + 1))
+    leads = np.arange(1, net.shape[-1] + 1)
+    enter = MIXED * leads**0.25 if mixed else ENTER * np.sqrt(leads)
     margin = enter * np.where(serving, LEAVE / ENTER, 1.0)
     skilled = net < base * (1 - margin)
     cold = count < needed
