@@ -7,7 +7,7 @@ from arrivals import Stream, small, wavy
 from models.learner import REASONS, Learner
 from models.score import NET, NONE
 
-STEPS, SERIES = 32, 3
+STEPS, SERIES = 32, 4
 
 FORECASTERS = {
     "mixture": small(),
@@ -16,6 +16,7 @@ FORECASTERS = {
     "nets": small(model="nets", members=2),
     "mixture without nets": small(model="mixture-without-nets", members=1),
     "linear": small(model="linear", members=1),
+    "columns of wide records": small(columns=2, members=2),
     "lstm": small(model="lstm"),
     "gru": small(model="gru"),
     "elman": small(model="elman"),
