@@ -263,7 +263,7 @@ class Result:
     def by_lead(self) -> dict[str, dict[str, float | None]]:
         """mse, mae, skill, pinball, crps (2 x mean pinball), coverage and width of the 90 % band, by lead."""
         t, count, skill = self.tally, self.tally.ours.count, self.skill()
-        mse, mae = self._means(t.ours)
+        mse, mae = self.means(t.ours)
         pinball = self._mean(t.pinball.mean(0), count)
         coverage = self._mean(t.covered * self.unit[:, None], count)
         width = self._mean(t.width, count)
@@ -283,7 +283,7 @@ class Result:
 
     def by_horizon(self, errors: Errors) -> dict[str, dict[str, float | None]]:
         """mse and mae, averaged over the leads up to each horizon."""
-        mse, mae = self._means(errors)
+        mse, mae = self.means(errors)
         horizons = sorted({h for h in HORIZONS if h < self.config.horizon} | {self.config.horizon})
         return {str(h): {"mse": number(mse[:h].mean()), "mae": number(mae[:h].mean())} for h in horizons}
 
@@ -333,7 +333,7 @@ class Result:
             "coverage_90": number(t.covered[k].sum() / count) if count and t.band is not None else None,
         }
 
-    def _means(self, errors: Errors) -> tuple[np.ndarray, np.ndarray]:
+    def means(self, errors: Errors) -> tuple[np.ndarray, np.ndarray]:
         """(H,) mean squared and mean absolute errors in the unit, over all series' forecasts."""
         return self._mean(errors.square / self.unit[:, None], errors.count), self._mean(errors.absolute, errors.count)
 

@@ -107,7 +107,7 @@ def _pairs(history: History, start: int, end: int) -> np.ndarray:
     """(M, 2) row and column of every observed value from row `start` to before `end`."""
     start = max(start, 0)
     found = np.argwhere(~np.isnan(history.values[start : max(end, start)]))
-    return [*found, start, 0]
+    return np.asarray(found + np.array([start, 0]))
 
 
 def _parts(pairs: np.ndarray, size: int) -> Iterator[np.ndarray]:
