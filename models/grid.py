@@ -22,15 +22,15 @@ LARGEST = 1 << 28  # values of a matrix (2 GiB): a wrong step makes more
 
 
 class Grid(NamedTuple):
-    """How times become cells: `count` microseconds, business days (`b`) or months (`mo`) a step."""
+    """How times become cells: `every` microseconds, business days (`b`) or months (`mo`) a step."""
 
-    count: int
+    every: int
     unit: str  # us, b or mo
 
     @property
     def step_us(self) -> int:
         """Microseconds a step: exact for fixed steps, nominal for business days (a day) and months (30 days)."""
-        return self.count * {"us": 1, "b": DAY, "mo": 30 * DAY}[self.unit]
+        return self.every * {"us": 1, "b": DAY, "mo": 30 * DAY}[self.unit]
 
     def cells(self, us: np.ndarray) -> np.ndarray:
         """(M,) cells of (M,) times. A Saturday or Sunday belongs to its Friday.
@@ -39,11 +39,11 @@ class Grid(NamedTuple):
         ([0, 1], [4, 4, 4, 5])
         """
         if self.unit == "us":
-            return np.asarray(us // self.count)
+            return np.asarray(us // self.every)
         if self.unit == "mo":
-            return np.asarray(us.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64) // self.count)
+            return np.asarray(us.astype("datetime64[us]").astype("datetime64[M]").astype(np.int64) // self.every)
         days = us // DAY + MONDAY
-        return np.asarray((days // 7 * 5 + np.minimum(days % 7, 4)) // self.count)
+        return np.asarray((days // 7 * 5 + np.minimum(days % 7, 4)) // self.every)
 
     def times(self, cells: np.ndarray) -> np.ndarray:
         """The inverse: when (M,) cells begin.
@@ -51,7 +51,7 @@ class Grid(NamedTuple):
         >>> (grid("1b").times(np.array([4, 5])) // DAY).tolist(), (grid("1mo").times(np.array([2])) // DAY).tolist()
         ([1, 4], [59])
         """
-        at = cells * self.count
+        at = cells * self.every
         if self.unit == "us":
             return np.asarray(at)
         if self.unit == "mo":
@@ -63,7 +63,7 @@ def grid(step: str) -> Grid:
     """The grid of a step like 15min, 1h, 1d, 1b (business days) or 1mo (calendar months); ValueError for anything else.
 
     >>> grid("15min").step_us, grid("1mo")
-    (900000000, Grid(count=1, unit='mo'))
+    (900000000, Grid(every=1, unit='mo'))
     """
     found = re.fullmatch(r"([0-9]{1,12}) ?([a-z]+)", step.strip())
     if not found or found[2] not in {*UNITS, "b", "mo"} or int(found[1]) == 0:
@@ -83,7 +83,7 @@ class Matrix(NamedTuple):
 class Repeat(NamedTuple):
     """Rows of a long table that another one overrules."""
 
-    count: int
+    total: int
     where: tuple[int, ...]  # row of the first few
 
 
@@ -92,7 +92,7 @@ def matrix(cells: np.ndarray, columns: np.ndarray, values: np.ndarray, names: Se
 
     >>> m, repeat = matrix(np.array([5, 7, 5]), np.array([0, 0, 0]), np.array([1.0, 2.0, 3.0]), ["a"])
     >>> m.first, m.values.ravel().tolist(), repeat
-    (5, [3.0, nan, 2.0], Repeat(count=1, where=(0,)))
+    (5, [3.0, nan, 2.0], Repeat(total=1, where=(0,)))
     """
     if not len(cells):
         raise ValueError("no row with a time")

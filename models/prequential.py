@@ -54,9 +54,9 @@ class Split(NamedTuple):
             asked = " + ".join(f"{count:,} {name}" for name, count in named.items())
             return [f"{rows:,} rows (steps from the first to the last time) are fewer than {asked}"]
         if not self.origins(rows, horizon):
+            used = self.warmup + self.validation
             return [
-                f"{rows:,} rows leave no forecast to score: {self.warmup + self.validation:,} are for warm-up and validation, "
-                f"and the last {horizon} (the horizon) are only forecast"
+                f"{rows:,} rows leave no forecast to score: {used:,} are for warm-up and validation, and the last {horizon} only forecast"
             ]
         return []
 
@@ -265,7 +265,7 @@ class Result:
         t, count, skill = self.tally, self.tally.ours.count, self.skill()
         mse, mae = self.means(t.ours)
         pinball = self._mean(t.pinball.mean(0), count)
-        coverage = self._mean(t.covered * self.unit[:, None], count)
+        coverage = self._mean(t.covered * self.unit[:, None], count)  # a share has no unit
         width = self._mean(t.width, count)
         banded = t.band is not None
         return {
@@ -282,7 +282,7 @@ class Result:
         }
 
     def by_horizon(self, errors: Errors) -> dict[str, dict[str, float | None]]:
-        """mse and mae, averaged over the leads up to each horizon."""
+        """Mse and mae, averaged over the leads up to each horizon."""
         mse, mae = self.means(errors)
         horizons = sorted({h for h in HORIZONS if h < self.config.horizon} | {self.config.horizon})
         return {str(h): {"mse": number(mse[:h].mean()), "mae": number(mae[:h].mean())} for h in horizons}
@@ -290,9 +290,7 @@ class Result:
     def others(self) -> dict[str, Errors]:
         """Errors of the naive forecasts, and of each expert that the learner mixes."""
         naive = NAIVE if self.config.season is not None else NAIVE[:1]
-        return {name: only(self.tally.naive, k) for k, name in enumerate(naive)} | {
-            name: errors for name, errors in self.tally.parts.items() if name not in NAIVE
-        }
+        return {name: self.tally.naive[name] for name in naive} | {n: e for n, e in self.tally.parts.items() if n not in NAIVE}
 
     def skill(self, series: Sequence[int] | None = None) -> np.ndarray:
         """(H,) 1 - error / error of the naive forecast that was better in hindsight, per series and lead, in units of its change."""
@@ -301,9 +299,9 @@ class Result:
         count = t.ours.count[chosen]
         usable = (count > 0) & (t.change[chosen] > 0)[:, None] & ~np.isnan(self.unit[chosen])[:, None]
         unit = np.where(t.change > 0, t.change, 1)[chosen][:, None]
-        least = t.naive.absolute.min(0)[chosen]
         ours, base = (
-            np.where(usable, x / np.maximum(count, 1) / unit, 0).sum(0) / np.maximum(usable.sum(0), 1) for x in (t.ours.absolute[chosen], least)
+            np.where(usable, x / np.maximum(count, 1) / unit, 0).sum(0) / np.maximum(usable.sum(0), 1)
+            for x in (t.ours.absolute[chosen], t.best[chosen])
         )
         return np.where(base > 0, 1 - ours / np.where(base > 0, base, 1), np.nan)
 
@@ -314,14 +312,14 @@ class Result:
         return {name: float(share) for name, share in zip(self.tally.experts, shares, strict=True) if share}
 
     def by_series(self) -> list[dict[str, Any]]:
-        """Of each series: name, forecasts, mae and mse (over all leads), skill at the leads shown and over all, coverage; worst skill first."""
+        """Of each series: name, forecasts, mae and mse over all leads, skill, coverage; worst skill first."""
         return sorted((self._of(k) for k in range(len(self.names))), key=lambda one: (one["skill"] is None, one["skill"] or 0.0))
 
     def _of(self, k: int) -> dict[str, Any]:
         t = self.tally
         count = int(t.ours.count[k].sum())
         skill, unit = self.skill([k]), self.unit[k]
-        best = float(t.naive.absolute[:, k].min(0).sum())
+        best = float(t.best[k].sum())
         return {
             "series": k,
             "name": self.names[k],
@@ -357,13 +355,6 @@ class Result:
             "updates_per_s": None if rate is None else round(rate, 1),
             "seconds": None if self.seconds is None else round(self.seconds, 3),
         }
-
-
-def only(errors: Errors, k: int) -> Errors:
-    """The k-th of several (K, N, H)."""
-    out = Errors(0)
-    out.absolute, out.square, out.count = errors.absolute[k], errors.square[k], errors.count[k]
-    return out
 
 
 def number(x: float) -> float | None:

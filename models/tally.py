@@ -22,19 +22,19 @@ NAIVE = ("last_value", "seasonal_naive")
 
 
 class Errors:
-    """Absolute and squared errors, and how many, by series and lead."""
+    """Absolute and squared errors, and how many, (N, H) each."""
 
-    def __init__(self, *shape: int) -> None:
-        self.absolute, self.square = np.zeros(shape), np.zeros(shape)
-        self.count = np.zeros(shape, np.int64)
+    def __init__(self, series: int, horizon: int) -> None:
+        self.absolute, self.square = np.zeros((2, series, horizon))
+        self.count = np.zeros((series, horizon), np.int64)
 
-    def add(self, where: tuple[object, ...], off: np.ndarray) -> None:
-        """Errors (n, H) of distinct series; NaN: none."""
+    def add(self, at: np.ndarray, off: np.ndarray) -> None:
+        """Errors (n, H) of the series `at` (n,); NaN: none."""
         known = ~np.isnan(off)
         with np.errstate(over="ignore"):
-            self.absolute[where] += np.where(known, np.abs(off), 0)
-            self.square[where] += np.where(known, off * off, 0)
-        self.count[where] += known
+            self.absolute[at] += np.where(known, np.abs(off), 0)
+            self.square[at] += np.where(known, off * off, 0)
+        self.count[at] += known
 
 
 def change(values: np.ndarray) -> np.ndarray:
@@ -105,7 +105,8 @@ class Tally:
         self.levels = np.array(levels)
         self.change = change(values)
         self.leads = np.unique([1, max(1, horizon // 2), horizon])
-        self.ours, self.naive = Errors(count, horizon), Errors(len(NAIVE), count, horizon)
+        self.ours = Errors(count, horizon)
+        self.naive = {name: Errors(count, horizon) for name in NAIVE}
         self.pinball = np.zeros((len(levels), count, horizon))
         self.band = (levels.index(0.05), levels.index(0.95)) if {0.05, 0.95} <= set(levels) else None
         self.covered, self.width = np.zeros((count, horizon), np.int64), np.zeros((count, horizon))
@@ -119,6 +120,11 @@ class Tally:
         rows = thinned(origins.start + 1, origins.stop + horizon, count, len(self.leads), form.season)
         self.trace = Trace(rows if origins else rows[:0], self.leads, count)
         self.scored = 0  # origins
+
+    @property
+    def best(self) -> np.ndarray:
+        """(N, H) absolute errors of the naive forecast that was better in hindsight."""
+        return np.minimum(*(errors.absolute for errors in self.naive.values()))
 
     def bin(self, row: int) -> int:
         return (row - self.origins.start) * self.bins // max(1, len(self.origins))
@@ -134,13 +140,13 @@ class Tally:
         point, quantiles = step.point[said], step.quantiles[said]
         actual = self.values[row + self.form.leads][:, at].T
         off = less(point, actual)
-        self.ours.add((at,), off)
+        self.ours.add(at, off)
         last, seasonal = naive(self.values, row, at, self.form)
         naively = [less(last, actual), less(seasonal, actual)]
-        for k, error in enumerate(naively):
-            self.naive.add((k, at), error)
+        for errors, error in zip(self.naive.values(), naively, strict=True):
+            errors.add(at, error)
         for name, points in parts.items():
-            self.parts.setdefault(name, Errors(*self.ours.count.shape)).add((at,), less(points[said], actual))
+            self.parts.setdefault(name, Errors(*self.ours.count.shape)).add(at, less(points[said], actual))
         due = ~np.isnan(off)
         self._spread(at, actual, quantiles, due)
         for k in range(len(self.experts)):
@@ -176,6 +182,6 @@ class Tally:
 
 
 def less(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a - b, infinite where a float64 does not hold it."""
+    """A - b, infinite where a float64 does not hold it."""
     with np.errstate(over="ignore"):
         return np.asarray(a - b)

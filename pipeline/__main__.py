@@ -231,18 +231,24 @@ def backtest(
     time_format: Annotated[
         str, typer.Option(help="rfc3339 (also without zone); s, ms, us, ns since the epoch; ordinal (days); or strptime's.")
     ] = "rfc3339",
-    series: Annotated[str | None, typer.Option(help="Columns of the series id, joined by /; none. Default: series, if there is one.")] = None,
+    series: Annotated[
+        str | None, typer.Option(help="Columns of the series id, joined by /; none. Default: series, if there is one.")
+    ] = None,
     values: Annotated[str | None, typer.Option(help="Columns of values, each a series. Default: all that hold numbers.")] = None,
     wide_rows: Annotated[bool, typer.Option(help="One series per row, without times; needs --start.")] = False,  # noqa: FBT002
     start: Annotated[str | None, typer.Option(help="With --wide-rows: the time of the first column of values.")] = None,
     step: Annotated[str | None, typer.Option(help="Spacing: 15min, 1h, 1d; 1b (business days), 1mo (calendar months).")] = None,
     season: Annotated[str | None, typer.Option(help="Steps of a season; none. Default: from the step.")] = None,
     horizon: Horizon = None,
-    disorder: Annotated[int | None, typer.Option(help="Steps that samples may be late by; learning waits for them. Default: 1.", min=0)] = None,
+    disorder: Annotated[
+        int | None, typer.Option(help="Steps that samples may be late by; learning waits for them. Default: 1.", min=0)
+    ] = None,
     warmup: Annotated[int, typer.Option(help="Rows of each series to train on before going online; 0: online from random weights.")] = 0,
     validation: Annotated[int, typer.Option(help="Rows behind them that say when training stops; not counted.")] = 0,
     test: Annotated[int | None, typer.Option(help="Rows behind them that count. Default: the rest.")] = None,
-    scale: Annotated[str, typer.Option(help="Unit of errors: none (the series' own), warmup (standard deviations of its warm-up rows).")] = "none",
+    scale: Annotated[
+        str, typer.Option(help="Unit of errors: none (the series' own), warmup (standard deviations of its warm-up rows).")
+    ] = "none",
     model: Annotated[str | None, typer.Option(help="What forecasts; see forecast.model.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything drawn at random.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page to look at: one HTML file that needs no network.")] = None,
@@ -262,6 +268,7 @@ def backtest(
     Example: tidecast backtest m4.csv --wide-rows --start 2015-07-01 --step 1h --horizon 48 --json
     """
     with outcomes():
+        from models.prequential import Split
         from pipeline import backtest as verb
         from pipeline.arrange import Asked, listed
         from pipeline.summary import console
@@ -275,9 +282,7 @@ def backtest(
         settings = settings_from(config, assign, flags)
         ids = None if series is None else () if series == "none" else listed(series)
         asked = Asked(file, listed(at), time_format, ids, listed(values), wide_rows, start)
-        result, counted, interrupted = verb.run(
-            asked, settings, on, split=verb.Split(warmup, validation, test), scale=scale, out=report
-        )
+        result, counted, interrupted = verb.run(asked, settings, on, split=Split(warmup, validation, test), scale=scale, out=report)
         if as_json:
             print_json(result)
         else:

@@ -90,8 +90,8 @@ def flat(table: pl.DataFrame) -> pl.DataFrame:
 def long_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Arranged:
     """A time a row; one series, or one a column, or one a value of the series' columns, or one for each two of these."""
     series = asked.series if asked.series is not None else ("series",) if "series" in table.columns else ()
-    for option, names in {"--time": asked.time, "--series": series, "--values": asked.values}.items():
-        missing = [plain(name) for name in names if name not in table.columns]
+    for option, wanted in {"--time": asked.time, "--series": series, "--values": asked.values}.items():
+        missing = [plain(name) for name in wanted if name not in table.columns]
         if missing:
             faults.append(f"no column {', '.join(missing)} ({option}); there are {', '.join(map(plain, table.columns))}")
     taken = {*asked.time, *series}
@@ -173,7 +173,9 @@ def column(found: pl.Series, faults: Faults) -> np.ndarray:
         numbers = pl.repeat(None, len(found), dtype=pl.Float64, eager=True)
     no_number = np.flatnonzero((numbers.is_null() & found.is_not_null()).to_numpy()).tolist()
     if no_number:
-        faults.of_rows(f"{plain(found.name)} is no number", no_number, [found[k] for k in no_number[:SHOWN]] + [""] * (len(no_number) - SHOWN))
+        faults.of_rows(
+            f"{plain(found.name)} is no number", no_number, [found[k] for k in no_number[:SHOWN]] + [""] * (len(no_number) - SHOWN)
+        )
     out = numbers.to_numpy().astype(np.float64)
     infinite = np.flatnonzero(np.isinf(out)).tolist()
     if infinite:
@@ -218,9 +220,9 @@ def gridded(cells: np.ndarray, codes: np.ndarray, numbers: np.ndarray, names: li
         faults.check()
         raise
     said = []
-    if repeat.count:
+    if repeat.total:
         where = ", ".join(str(row % height + 1) for row in repeat.where)
-        said.append(f"{repeat.count:,} values were overruled by a later row for the same step (rows {where}{' ...' * (repeat.count > 5)})")  # noqa: PLR2004  as many as a Repeat names
+        said.append(f"{repeat.total:,} values were overruled by a later row for the same step (rows {where}{' ...' * (repeat.total > 5)})")  # noqa: PLR2004  as many as a Repeat names
     return Arranged(found, (*said, *notes(found)))
 
 
@@ -233,7 +235,9 @@ def notes(found: Matrix) -> tuple[str, ...]:
         said.append(f"{len(empty):,} series without a value: {', '.join(plain(name) for name in empty[:SHOWN])}")
     inside = (np.maximum.accumulate(known, 0) & np.maximum.accumulate(known[::-1], 0)[::-1] & ~known).sum()
     if inside:
-        said.append(f"{int(inside):,} of {known.size:,} values are missing between a series' first and its last; nothing is put in their place")
+        said.append(
+            f"{int(inside):,} of {known.size:,} values are missing between a series' first and its last; nothing is put in their place"
+        )
     return tuple(said)
 
 

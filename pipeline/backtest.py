@@ -48,7 +48,7 @@ def season_of(settings: Settings, on: Grid) -> int | None:
     """Steps of the season: as said, else what the step suggests."""
     if on.unit not in SEASONS or "series.season" in settings.origins:
         return settings.series.season[0] if settings.series.season else None
-    whole, rest = divmod(SEASONS[on.unit], on.count)
+    whole, rest = divmod(SEASONS[on.unit], on.every)
     return whole if whole > 1 and not rest else None
 
 
@@ -122,7 +122,9 @@ def play(loop: Prequential, console: Console) -> bool:
     return False
 
 
-def run(asked: Asked, settings: Settings, on: Grid | None, *, split: Split, scale: str, out: Path | None) -> tuple[dict[str, Any], Result, bool]:
+def run(
+    asked: Asked, settings: Settings, on: Grid | None, *, split: Split, scale: str, out: Path | None
+) -> tuple[dict[str, Any], Result, bool]:
     """The file played to its end or to Ctrl-C: the JSON object, the result, interrupted. Raises SettingsError."""
     console = Console(stderr=True)
     if out is not None and not out.parent.is_dir():

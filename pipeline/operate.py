@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import structlog
@@ -29,8 +29,8 @@ from models.snapshot import SnapshotDamaged
 from pipeline import consume, engine, learn, metrics, publish, topics
 from pipeline.configure import config_of
 from pipeline.decode import Decoder, shape_of
-from pipeline.files import FORMATS
 from pipeline.events import NEVER, Decision, LedgerBroken, Rules
+from pipeline.files import FORMATS
 from pipeline.flow import flow
 from pipeline.jars import BrokerError
 from pipeline.learn import LiveShard, Spec
