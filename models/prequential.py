@@ -50,8 +50,8 @@ class Split(NamedTuple):
         wrong = [f"{count} {name} rows: allowed: 0 and more" for name, count in named.items() if count < 0]
         if wrong:
             return wrong
-        if self.end(rows) > rows:
-            asked = " + ".join(f"{count:,} {name}" for name, count in named.items())
+        if max(self.end(rows), self.warmup + self.validation) > rows:
+            asked = " + ".join(f"{count:,} {name}" for name, count in named.items() if count)
             return [f"{rows:,} rows (steps from the first to the last time) are fewer than {asked}"]
         if not self.origins(rows, horizon):
             used = self.warmup + self.validation

@@ -45,9 +45,9 @@ class Faults(list[str]):
         if self:
             raise SettingsError("\n  ".join(["this cannot be backtested:", *self]))
 
-    def of_rows(self, what: str, rows: Sequence[int], shown: Sequence[object]) -> None:
-        """One fault of many rows (from 0), of which the first are named."""
-        named = ", ".join(f"row {row + 1}: {plain(value)}" for row, value in list(zip(rows, shown, strict=True))[:SHOWN])
+    def of_rows(self, what: str, rows: Sequence[int], found: pl.Series) -> None:
+        """One fault of many rows (from 0), of which the first are named with what is found there."""
+        named = ", ".join(f"row {row + 1}: {plain(found[row])}" for row in rows[:SHOWN])
         more = f", and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
         self.append(f"{what} ({named}{more}); the first row below the header is row 1")
 
@@ -133,7 +133,7 @@ def identified(table: pl.DataFrame, series: tuple[str, ...], faults: Faults) -> 
     ids = table.select(pl.concat_str([pl.col(name).cast(pl.String) for name in series], separator="/")).to_series()
     empty = np.flatnonzero(ids.is_null().to_numpy()).tolist()
     if empty:
-        faults.of_rows(f"no series in {'/'.join(map(plain, series))}", empty, ["empty"] * len(empty))
+        faults.of_rows(f"no series in {'/'.join(map(plain, series))}", empty, ids)
     return ids
 
 
@@ -151,7 +151,7 @@ def times(table: pl.DataFrame, asked: Asked, faults: Faults) -> np.ndarray:
     wrong = np.flatnonzero(read.is_null().to_numpy()).tolist()
     if wrong:
         option = ",".join(asked.time)
-        faults.of_rows(f"{plain(option)} is no time as --time-format {asked.time_format} has it", wrong, found[wrong[:SHOWN]].to_list())
+        faults.of_rows(f"{plain(option)} is no time as --time-format {asked.time_format} has it", wrong, found)
     return np.asarray(read.fill_null(0).to_numpy())
 
 
@@ -173,13 +173,11 @@ def column(found: pl.Series, faults: Faults) -> np.ndarray:
         numbers = pl.repeat(None, len(found), dtype=pl.Float64, eager=True)
     no_number = np.flatnonzero((numbers.is_null() & found.is_not_null()).to_numpy()).tolist()
     if no_number:
-        faults.of_rows(
-            f"{plain(found.name)} is no number", no_number, [found[k] for k in no_number[:SHOWN]] + [""] * (len(no_number) - SHOWN)
-        )
+        faults.of_rows(f"{plain(found.name)} is no number", no_number, found)
     out = numbers.to_numpy().astype(np.float64)
     infinite = np.flatnonzero(np.isinf(out)).tolist()
     if infinite:
-        faults.of_rows(f"{plain(found.name)} is not finite", infinite, out[infinite].tolist())
+        faults.of_rows(f"{plain(found.name)} is not finite", infinite, found)
     return np.asarray(out)
 
 
@@ -199,7 +197,7 @@ def wide_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Ar
     names = table[table.columns[0]].cast(pl.String)
     twice = np.flatnonzero((~names.is_first_distinct() | names.is_null()).to_numpy()).tolist()
     if twice:
-        faults.of_rows("a row has no name, or that of a row before it", twice, names[twice[:SHOWN]].to_list() + [""] * (len(twice) - SHOWN))
+        faults.of_rows("a row has no name, or that of a row before it", twice, names)
     numbers = [column(table[name], faults) for name in table.columns[1:]]
     faults.check()
     values = np.stack(numbers)

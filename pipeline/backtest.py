@@ -137,13 +137,15 @@ def run(
     loop = prepared(arranged, settings, on, split=split, scale=scale)
     interrupted = play(loop, console)
     result = loop.result()
+    for note in unusual(result):
+        console.print(note, highlight=False, markup=False)
     summary = result.json(str(asked.file))
     if out is not None:
         about = report.About(
             file=asked.file.name,
             sha256=digest(asked.file),
             settings=said(asked, settings, result),
-            notes=(*arranged.notes, *unscaled(result)),
+            notes=(*arranged.notes, *unusual(result)),
             interrupted=interrupted,
         )
         out.write_text(report.page(result, loop.values, on, about), encoding="utf-8")
@@ -157,10 +159,13 @@ def digest(file: Path) -> str:
         return hashlib.file_digest(data, "sha256").hexdigest()
 
 
-def unscaled(result: Result) -> tuple[str, ...]:
-    """What is not counted, because it has no unit."""
+def unusual(result: Result) -> tuple[str, ...]:
+    """What whoever reads the figures should know: series that are not counted, a warm-up that was none."""
     names = [str(plain(n)) for n, unit in zip(result.names, result.unit.tolist(), strict=True) if math.isnan(unit)]
-    return (f"without two different values among the warm-up rows, and so not counted: {', '.join(names)}",) if names else ()
+    said = [f"without two different values among the warm-up rows, and so not counted: {', '.join(names)}"] if names else []
+    if result.warmth is not None and not result.warmth.passes:
+        said.append("the warm-up rows are too few to train on: it went online from random weights")
+    return tuple(said)
 
 
 def said(asked: Asked, settings: Settings, result: Result) -> dict[str, str]:
