@@ -97,7 +97,9 @@ def sayings(result: Result, on: Grid, about: About) -> dict[str, str]:
 
 def thinning(result: Result) -> str:
     gaps = np.diff(result.tally.trace.rows)
-    return f"every {int(gaps.max())}th step is kept, and all of the newest." if gaps.size and gaps.max() > 1 else "every step is kept."
+    if not gaps.size or gaps.max() == 1:
+        return "every step is kept."
+    return f"every {int(gaps.max())}th step is kept, and all of the newest, which are shown first."
 
 
 def duration(seconds: float) -> str:
@@ -177,7 +179,7 @@ def figure(x: float | None) -> str:
 
 
 def signed(x: float | None) -> str:
-    return "–" if x is None else f"{x:+.3f}"  # noqa: RUF001
+    return "–" if x is None else f"{round(x, 3) + 0.0:+.3f}"  # noqa: RUF001  + 0.0: no -0.000
 
 
 def percent(x: float | None) -> str:
@@ -232,7 +234,10 @@ def weights(result: Result, on: Grid) -> dict[str, Any] | None:
     shown = (result.tally.leads - 1).tolist()
     return {
         "times": moments(result, on, [row for row, _ in result.weights]),
-        "by": {name: [rounded([by[name][k] if name in by else np.nan for _, by in result.weights]) for k in shown] for name in names},
+        "by": {
+            NAMES.get(name, name): [rounded([by[name][k] if name in by else np.nan for _, by in result.weights]) for k in shown]
+            for name in names
+        },
     }
 
 

@@ -60,7 +60,7 @@
   }
 
   // A chart of lines over x. `model()` says what to draw now: {x, time, lines: [{name, y, kind}], bands: [{name, low, high}], events, y, level, rows}
-  function chart(place, title, model, { format = number, table = true } = {}) {
+  function chart(place, title, model, { format = number, table = true, first = null } = {}) {
     const legend = make("ul", { class: "legend" });
     const svg = draw("svg", { tabindex: "0", role: "img" });
     const readout = make("p", { class: "readout", "aria-live": "polite" });
@@ -75,7 +75,7 @@
       place.append(details);
       details.addEventListener("toggle", () => fill());
     }
-    let view = null, cursor = null, start = null, now = null, frame = null;
+    let view = first, cursor = null, start = null, now = null, frame = null;
 
     function shownRange() {
       const x = now.x;
@@ -134,9 +134,9 @@
         svg.append(draw("text", { x: at, y: height - 8, "text-anchor": anchor }, text));
       }
       if (now.level !== undefined) svg.append(draw("line", { class: "zero", x1: box.left, x2: box.right, y1: Y(now.level), y2: Y(now.level) }));
-      for (const at of now.events || []) {
-        if (at >= left && at <= right) svg.append(draw("line", { class: "event", x1: X(at), x2: X(at), y1: box.top, y2: box.bottom }));
-      }
+      const events = (now.events || []).filter((at) => at >= left && at <= right);
+      const top = events.length > 40 ? box.bottom - 9 : box.top;
+      for (const at of events) svg.append(draw("line", { class: "event", x1: X(at), x2: X(at), y1: top, y2: box.bottom }));
       for (const band of now.bands || []) svg.append(draw("path", { class: "band", d: area(band, from, to, X, Y) }));
       for (const line of now.lines) {
         if (line.dots) for (let k = from; k <= to; k += 1) { if (line.y[k] !== null) svg.append(draw("circle", { class: "dot k-dot", cx: X(now.x[k]), cy: Y(line.y[k]), r: 3.5 })); }
@@ -292,10 +292,15 @@
 
   const place = (id) => document.getElementById(id);
   const leads = data.leads.map((lead) => `${lead}`);
-  const dash = (k) => ["", "6 3", "2 3"][Math.floor(k / COLOURS.length) % 3];
   const others = Object.keys(data.errors).filter((name) => name !== data.ours);
+  // one colour for a name, in every chart
+  const known = [...new Set(["last value", "seasonal naive", ...others, ...Object.keys(data.weights ? data.weights.by : {})])];
+  const look = (name) => {
+    const k = known.indexOf(name);
+    return { name, kind: COLOURS[k % COLOURS.length], dash: ["", "6 3", "2 3"][Math.floor(k / COLOURS.length) % 3] };
+  };
   const lines = (of) => [
-    ...others.map((name, k) => ({ name, y: of(name), kind: COLOURS[k % COLOURS.length], dash: dash(k) })),
+    ...others.map((name) => ({ ...look(name), y: of(name) })),
     { name: data.ours, y: of(data.ours), kind: "ours" },
   ].filter((line) => line.y);
   const each = data.errors[data.ours].mae.map((_, k) => k + 1);
@@ -312,6 +317,7 @@
   if (data.traces.length) {
     const series = choose(place("trace"), "series", data.traces.map((t) => t.name));
     const lead = choose(place("trace"), "lead", leads);
+    const newest = data.times.length > 800 ? [data.times[data.times.length - 400], data.times[data.times.length - 1]] : null;
     const trace = chart(place("trace"), "Actual and forecast", () => {
       const t = data.traces[series.selectedIndex], said = t.said[lead.selectedIndex];
       return {
@@ -319,7 +325,7 @@
         lines: [{ name: "actual", y: t.actual, kind: "ink" }, { name: "forecast", y: said.point, kind: "ours" }],
         bands: [{ name: "90 % band", low: said.low, high: said.high }],
       };
-    });
+    }, { first: newest });
     series.addEventListener("change", trace.redraw);
     lead.addEventListener("change", trace.redraw);
   }
@@ -343,7 +349,7 @@
   if (data.weights) {
     overTime("weights", "Mixture weights over time", (k) => ({
       x: data.weights.times, time: true, floor: 0,
-      lines: Object.keys(data.weights.by).map((name, n) => ({ name, y: data.weights.by[name][k], kind: COLOURS[n % COLOURS.length], dash: dash(n) })),
+      lines: Object.keys(data.weights.by).map((name) => ({ ...look(name), y: data.weights.by[name][k] })),
     }));
   }
   if (data.decisions.length) {
