@@ -24,7 +24,7 @@ LOW, HIGH = "lo-90", "hi-90"
 class Backtest:
     """What `backtest` returns."""
 
-    result: Result  # sums by series, lead and time; `result.json("name")` is what the command prints
+    totals: Result  # sums by series, lead and time; `totals.json("name")` is what the command prints
     scores: pl.DataFrame  # unique_id, lead, mse, mae, skill, coverage_90; a row a series and lead
     forecasts: pl.DataFrame  # unique_id, ds, lead, y_hat, lo-90, hi-90; `ds` is the time that is forecast, `lead` steps after the issue
 
@@ -48,7 +48,7 @@ def backtest(
     """The learner over a frame, row by row, as a stream would have met it; ValueError says all that is wrong.
 
     `step` like 1h, 1d, 1b (business days), 1mo; all counts in steps. `keep`: forecasts are kept of every so many origins (the horizon
-    unless said: then every time is forecast once). `clock`: for `result.seconds`.
+    unless said: then every time is forecast once). `clock`: for `totals.seconds`.
     """
     on = grid(step)
     found, zone = arranged(frame, on)

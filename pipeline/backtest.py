@@ -209,7 +209,7 @@ def show(summary: dict[str, Any], result: Result, out: Console) -> None:
     leads = [str(lead) for lead in result.tally.leads.tolist()]
     by_lead = summary["by_lead"]
     out.print()
-    out.print(f"skill     {per(leads, by_lead, 'skill', '+.3f')}  (1 - error / error of the better naive forecast, in hindsight)")
+    out.print(f"skill     {per(leads, by_lead, 'skill', '+.3f')}  (1 - error / better naive error)")
     out.print(f"90 % band {per(leads, by_lead, 'coverage_90', '.1%')} of values held")
     out.print("served by " + ", ".join(f"{name} {share:.0%}" for name, share in sorted(summary["served"].items(), key=lambda x: -x[1])))
     worst = [one for one in result.by_series() if one["skill"] is not None][:WORST]
