@@ -122,7 +122,7 @@ def arranged(frame: Any, on: Grid) -> tuple[Matrix, str | None]:
     if ids.null_count():
         faults.append(f"{ids.null_count():,} rows without unique_id")
     if ds.dtype == pl.String:
-        ds = ds.str.to_datetime(time_unit="us", strict=False)
+        ds = dated(ds)
     if ds.dtype not in (pl.Date, pl.Datetime):
         faults.append(f"ds holds {ds.dtype}; allowed: dates, times, and texts like 2026-01-31 08:00:00")
     elif ds.null_count():
@@ -142,6 +142,14 @@ def arranged(frame: Any, on: Grid) -> tuple[Matrix, str | None]:
     codes = texts.replace_strict(names, range(len(names)), return_dtype=pl.Int64).to_numpy()
     found, _ = matrix(on.cells(ds.cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()), codes, values, names)
     return found, zone
+
+
+def dated(texts: pl.Series) -> pl.Series:
+    """Texts as times; null where one cannot be read."""
+    try:
+        return texts.str.to_datetime(time_unit="us", strict=False)
+    except pl.exceptions.ComputeError:  # none of the first looks like a time
+        return pl.repeat(None, len(texts), dtype=pl.Datetime("us"), eager=True)
 
 
 def series(column: Any) -> pl.Series:
