@@ -127,14 +127,13 @@ def run(
 ) -> tuple[dict[str, Any], Result, bool]:
     """The file played to its end or to Ctrl-C: the JSON object, the result, interrupted. Raises SettingsError."""
     console = Console(stderr=True)
-    if out is not None and not out.parent.is_dir():
-        raise SettingsError(f"--report {out}: there is no folder {out.parent}")
     torch.set_num_threads(1)  # small steps wait for each other
     on = on if on is not None else grid(f"{settings.series.step}us")
     arranged = arrange(asked, on)
     for note in arranged.notes:
         console.print(note, highlight=False, markup=False)
     loop = prepared(arranged, settings, on, split=split, scale=scale)
+    writable(out)
     interrupted = play(loop, console)
     result = loop.result()
     for note in unusual(result):
@@ -151,6 +150,15 @@ def run(
         out.write_text(report.page(result, loop.values, on, about), encoding="utf-8")
         console.print(f"the report is {out}", highlight=False, markup=False)
     return summary, result, interrupted
+
+
+def writable(out: Path | None) -> None:
+    """Raises SettingsError if the report could not be written: better now than after the run."""
+    try:
+        if out is not None:
+            out.open("a").close()
+    except OSError as error:
+        raise SettingsError(f"--report {out}: {error.strerror}") from None
 
 
 def digest(file: Path) -> str:
@@ -199,7 +207,8 @@ def show(summary: dict[str, Any], result: Result, out: Console) -> None:
         return
     horizons = list(summary["by_horizon"])
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column(f"leads ({units(result)})")
+    out.print(f"errors {units(result)}")
+    table.add_column("leads")
     for h in horizons:
         table.add_column(f"1-{h} mse" if h != "1" else "1 mse", justify="right")
         table.add_column("mae", justify="right")
@@ -220,8 +229,9 @@ def show(summary: dict[str, Any], result: Result, out: Console) -> None:
 
 
 def units(result: Result) -> str:
-    return "in standard deviations" if result.scale == "warmup" else "in the series' unit"
+    return "in standard deviations of each series' warm-up rows" if result.scale == "warmup" else "in the series' unit"
 
 
 def per(leads: list[str], by_lead: dict[str, Any], name: str, form: str) -> str:
-    return ", ".join(f"{by_lead[k][name]:{form}} at {k}" for k in leads if by_lead[k][name] is not None) or "not known"
+    # + 0.0: no -0.000
+    return ", ".join(f"{round(by_lead[k][name], 3) + 0.0:{form}} at {k}" for k in leads if by_lead[k][name] is not None) or "not known"

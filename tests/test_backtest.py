@@ -246,7 +246,7 @@ def test_all_faults_are_said_at_once_and_the_exit_code_is_2(short):
         (["--step", "1 fortnight"], "--step is '1 fortnight'; allowed:"),
         ([], "series.step is required"),
         (["--step", "1h", "--model", "oracle"], "forecast.model = oracle (flag): not known; allowed: lstm"),
-        (["--step", "1h", "--report", "/no/such/folder/x.html"], "--report /no/such/folder/x.html: there is no folder /no/such/folder"),
+        (["--step", "1h", "--report", "/no/such/folder/x.html"], "--report /no/such/folder/x.html: No such file or directory"),
         (["--step", "1h", "--wide-rows"], "--wide-rows needs --start"),
         (["--step", "1h", "--time-format", "%Q"], "--time-format %Q:"),
         (["--step", "1h", "--time-format", "ms"], "at is no time as --time-format ms has it (row 1: 2026-01-01T00:00:00"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from arrivals import small, wavy
 
-from models import warmup
+from models import prequential, warmup
 from models.grid import Matrix
 from models.learner import START, Cells, Learner
 from models.prequential import Prequential, Split
@@ -293,3 +293,18 @@ def test_a_trace_is_what_was_forecast_for_the_row():
 def test_another_seed_is_another_network():
     one, two = (played(wavy(60, 2), replace(small(min_scores=1), seed=seed))[0].learner.digest() for seed in (0, 1))
     assert one != two
+
+
+def test_what_the_learner_mixes_is_counted_expert_by_expert_and_its_weights_are_kept_by_time(monkeypatch):
+    def parts(learner, step):
+        return {"linear": step.point + 1.0, "last_value": step.point}
+
+    monkeypatch.setattr(prequential, "parts_of", parts)
+    monkeypatch.setattr(prequential, "weights_of", lambda learner: {"linear": [0.5] * 6, "last_value": [0.5] * 6})
+    running, said = played(wavy(60, 2))
+    want = plain(running.values, {k: (p + 1.0, q, by) for k, (p, q, by) in said.items()}, ALL, 6, 8, small().levels)
+    np.testing.assert_allclose(running.tally.parts["linear"].absolute, want["ae"])
+    result = running.result()
+    assert list(result.json("")["baselines"]) == ["last_value", "seasonal_naive", "linear"]
+    assert len(result.weights) == running.tally.bins
+    assert [row for row, _ in result.weights] == sorted(row for row, _ in result.weights)
