@@ -28,7 +28,7 @@ from safetensors.numpy import load, save
 from models.descent import ROWS, Descent, Outcome
 from models.learner import Exercise, Learner
 from models.lesson import Lesson, loss
-from models.network import Network
+from models.network import Ensemble
 
 ASKED = struct.Struct("<QQQ")  # bytes of the lesson that follows, steps and bad steps so far
 READY = b"ready\n"
@@ -149,7 +149,7 @@ def main() -> None:
     plan = json.loads(sys.argv[2])
     with open(int(sys.argv[1]), "r+b") as file:  # noqa: PTH123 - a descriptor has no path
         state = shared(file, plan["size"])
-    descent = Descent(Network(**plan["network"]), **plan["descent"], state=state)
+    descent = Descent(Ensemble(**plan["network"]), **plan["descent"], state=state)
     with suppress(BrokenPipeError), open(1, "wb", buffering=0) as answers:
         serve(sys.stdin.buffer, answers, descent, torch.tensor(plan["network"]["levels"]))
 

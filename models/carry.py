@@ -1,6 +1,7 @@
 """What is remembered of each series: a struct of arrays, a slot per series, grown by doubling.
 
-Letters: C slots, H lead times, Q quantile levels but the median, R cells of a ring, D hidden units, P = H(H+1)/2 outstanding forecasts.
+Letters: C slots, H lead times, Q quantile levels but the median, R cells of a ring, M members, D hidden units,
+P = H(H+1)/2 outstanding forecasts.
 
 There are two memories, and they do not look at each other. What arrivals write (the ring of values as they came, the
 carries, the forecasts that wait for their actual value) follows each series alone. What learning writes (the ring of closed
@@ -62,7 +63,7 @@ class Memory:
         self.capacity = len(next(iter(self._columns.values())))
 
 
-def memory(*, horizon: int, tails: int, bands: int, hidden: int, ring: int, closed: int) -> Memory:
+def memory(*, horizon: int, tails: int, bands: int, members: int, parts: int, hidden: int, ring: int, closed: int) -> Memory:
     """All that is kept of a series, but for what is kept per generation (see `models.scale`)."""
     pairs = horizon * (horizon + 1) // 2
     return Memory(
@@ -74,18 +75,19 @@ def memory(*, horizon: int, tails: int, bands: int, hidden: int, ring: int, clos
             "newest": (np.int64, (), NEVER),
             "level": (np.float64, (), np.nan),
             "ring": (np.float64, (ring,), np.nan),
-            "carry": (np.float16, (LAGS, 2, hidden), 0),  # by cell % LAGS
+            "carry": (np.float16, (LAGS, 2 * members, hidden), 0),  # by cell % LAGS
             "carried": (np.int64, (LAGS,), NEVER),  # the cell after which that carry was
             "origin": (np.int64, (horizon,), NEVER),  # cells that forecasts were issued at, by cell % H
             "origin_level": (np.float64, (horizon,), 0),
             "origin_scale": (np.float64, (horizon,), 1),
-            "said": (np.float32, (pairs,), 0),  # the network's point less the level, in units of the scale
+            "said": (np.float32, (pairs,), 0),  # the model's point less the level, in units of the scale
+            "parts": (np.float16, (pairs, parts), 0),  # those of the experts that it is made of, likewise
             "spread": (np.float16, (pairs, tails), 0),  # the served quantiles less the served point, likewise; not the median
             "served": (np.int8, (pairs,), 0),
             # written by learning
             "closed_newest": (np.int64, (), NEVER),
             "closed": (np.float64, (closed,), np.nan),
-            "anchor": (np.float16, (LAGS, 2, hidden), 0),  # where learning starts from, `depth` dilated steps behind
+            "anchor": (np.float16, (LAGS, 2 * members, hidden), 0),  # where learning starts from, `depth` dilated steps behind
             "anchored": (np.int64, (LAGS,), NEVER),
             "changes": (np.int64, (), 0),  # one-step changes that the scale has seen
             "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale

@@ -40,8 +40,8 @@ class Elman(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:
         """As `LSTM.forward`."""
         driven, hidden, outputs = linear(x, self.into, self.bias), carry.hidden, []
-        for t in range(x.shape[1]):
-            hidden = torch.tanh(torch.addmm(driven[:, t], hidden, self.again.t()))
+        for step in driven.unbind(1):
+            hidden = torch.tanh(torch.addmm(step, hidden, self.again.t()))
             outputs.append(hidden)
         said = torch.stack(outputs, 1)
         return said, Carry(at_ends(said, lengths), carry.cell)
@@ -64,8 +64,8 @@ class Jordan(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:
         """As `LSTM.forward`."""
         driven, said, outputs = linear(x, self.into, self.bias), carry.hidden, []
-        for t in range(x.shape[1]):
-            said = torch.tanh(linear(torch.tanh(torch.addmm(driven[:, t], said, self.again.t())), self.out, self.out_bias))
+        for step in driven.unbind(1):
+            said = torch.tanh(linear(torch.tanh(torch.addmm(step, said, self.again.t())), self.out, self.out_bias))
             outputs.append(said)
         whole = torch.stack(outputs, 1)
         return whole, Carry(at_ends(whole, lengths), carry.cell)
@@ -88,10 +88,10 @@ class GRU(nn.Module):
     def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:
         """As `LSTM.forward`."""
         driven, hidden, outputs, size = linear(x, self.into, self.bias), carry.hidden, [], 2 * self.hidden
-        for t in range(x.shape[1]):
+        for step in driven.unbind(1):
             held = hidden @ self.again.t()
-            r, z = torch.sigmoid(driven[:, t, :size] + held[:, :size]).chunk(2, 1)
-            n = torch.tanh(driven[:, t, size:] + r * (held[:, size:] + self.inner))
+            r, z = torch.sigmoid(step[:, :size] + held[:, :size]).chunk(2, 1)
+            n = torch.tanh(step[:, size:] + r * (held[:, size:] + self.inner))
             hidden = n + z * (hidden - n)
             outputs.append(hidden)
         said = torch.stack(outputs, 1)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from models.network import Flat, Network
+from models.network import Ensemble, Flat
 
 # Gradients of a series' first cells are many times its later ones; one new series must not move the weights that all share.
 CLIP_NORM = 1.0
@@ -36,7 +36,7 @@ class Descent:
     All of it is one tensor, `state` (ROWS, P), that may lie where another process sees it; `steps` and `bad` are told.
     """
 
-    def __init__(self, network: Network, *, rate: float, least: float, halving: int, state: Tensor | None = None) -> None:
+    def __init__(self, network: Ensemble, *, rate: float, least: float, halving: int, state: Tensor | None = None) -> None:
         """`state`: one to go on with, as it stands; None: begin with the network's own weights."""
         self.flat = Flat(network)
         self.gradient = self.flat.learn()
@@ -46,6 +46,7 @@ class Descent:
         self._lie(state)
         self.steps = 0
         self.bad = 0
+        self.most = CLIP_NORM * math.sqrt(len(network.members))  # of all together
         self.rate, self.least, self.halving = rate, least, halving
 
     def _lie(self, state: Tensor) -> None:
@@ -68,7 +69,7 @@ class Descent:
         """Falls as 1 / sqrt(1 + steps / halving) towards `least`: it never stops learning."""
         return max(self.least, self.rate * float((1 + self.steps / self.halving) ** -0.5))
 
-    def step(self, loss: Callable[[Network], Tensor]) -> Outcome:
+    def step(self, loss: Callable[[Ensemble], Tensor]) -> Outcome:
         """Take one step down; skipped, with the cause, when loss, gradient or the new weights are not finite."""
         network = self.flat.network
         network.train()
@@ -81,7 +82,7 @@ class Descent:
         norm = float(torch.linalg.vector_norm(self.gradient))
         if not norm < float("inf"):
             return self._skip("gradient", size, norm)
-        self.gradient.mul_(min(1.0, CLIP_NORM / (norm + 1e-6)))
+        self.gradient.mul_(min(1.0, self.most / (norm + 1e-6)))
         kept = [self.weights.clone(), *(m.clone() for m in self.moments)]
         self._descend()
         if not math.isfinite(float(self.weights.sum())):

@@ -36,6 +36,8 @@ class Generation:
     spread: np.ndarray  # (2, Q, H) quantiles of the errors of last value and seasonal naive, in units of their mean
     width: np.ndarray  # (Q, H) factors on the network's own quantiles
     served: np.ndarray  # (H,) codes for series that have too little evidence of their own
+    mixed: np.ndarray  # (H, K) weights of the experts
+    solved: np.ndarray  # (F, H) coefficients of the linear one
     change: scale.Change
 
     def state(self) -> dict[str, np.ndarray]:
@@ -46,6 +48,8 @@ class Generation:
             "spread": self.spread,
             "width": self.width,
             "served": self.served,
+            "mixed": self.mixed,
+            "solved": self.solved,
             "slots": self.change.slots,
             "rows": scale.to_bytes(self.change.rows),
         }
@@ -54,7 +58,7 @@ class Generation:
     def load(cls, instant: int, updates: int, relative: float, columns: dict[str, np.ndarray], device: torch.device) -> Generation:
         """The inverse of `state`."""
         change = scale.Change(columns["slots"].copy(), scale.from_bytes(columns["rows"], columns["naive"].shape[1]))
-        plain = {name: columns[name].copy() for name in ("naive", "spread", "width", "served")}
+        plain = {name: columns[name].copy() for name in ("naive", "spread", "width", "served", "mixed", "solved")}
         weights = torch.from_numpy(columns["weights"].copy()).to(device)
         return cls(instant=instant, updates=updates, weights=weights, relative=relative, change=change, **plain)
 
@@ -95,8 +99,10 @@ class Pool:
             by=np.zeros((1 + len(score.BASELINES), horizon), np.int64),
         )
 
-    def generation(self, instant: int, weights: Tensor | None, change: scale.Change) -> Generation:
-        """What stands now, for good."""
+    def generation(
+        self, instant: int, weights: Tensor | None, change: scale.Change, *, mixed: np.ndarray, solved: np.ndarray
+    ) -> Generation:
+        """What stands now, for good; `mixed` and `solved` are nobody's to change any more."""
         return Generation(
             instant=instant,
             updates=self.updates,
@@ -106,6 +112,8 @@ class Pool:
             spread=self.spread.copy(),
             width=np.exp(self.log_width).astype(np.float32),
             served=self.served.copy(),
+            mixed=mixed,
+            solved=solved,
             change=change,
         )
 

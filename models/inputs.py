@@ -40,10 +40,14 @@ class Shape(NamedTuple):
         return max(LAGS, int(self.whole.max(initial=0)) + (self.season or 0))
 
     @property
+    def own(self) -> int:
+        """Features that tell of the series' own last changes; they come first."""
+        return (LAGS - 1) + LAGS + 2 + 2 + len(self.units)
+
+    @property
     def features(self) -> int:
         seasonal = 0 if self.season is None else 2 + 2 * len(self.ahead) + 2 * len(self.units)
-        own = (LAGS - 1) + LAGS + 2 + 2 + len(self.units) + seasonal + int(self.phases.shape[1])
-        return -(-own // WIDTH) * WIDTH
+        return -(-(self.own + seasonal + int(self.phases.shape[1])) // WIDTH) * WIDTH
 
 
 def shape(horizon: int, season: int | None, step_us: int) -> Shape:

@@ -20,12 +20,14 @@ import torch
 from models import baselines, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
 from models.carry import NEVER, Memory, amend, memory, put
-from models.cells import CELLS, Carry
+from models.cells import CELLS
 from models.descent import Descent, Outcome
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
-from models.inputs import LAGS, View
-from models.network import Flat, Network
+from models.inputs import CLIP, FLOOR, LAGS, View
+from models.linear import Linear
+from models.mixture import Mixture
+from models.network import Ensemble, Flat
 from models.replay import Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
 
@@ -36,6 +38,7 @@ ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it 
 TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
+MIXTURES = ("mixture", "nets", "mixture-without-nets", "linear")  # models made of several experts, or of one that is no network
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,8 @@ class Config:
     season: int | None = None
     step_us: int = 3_600_000_000
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
-    model: str = "lstm"
+    model: str = "mixture"
+    members: int = 3  # networks in a mixture
     hidden: int = 64
     truncation: int = 4  # dilated steps that gradients run back
     rate: float = 2e-3
@@ -134,15 +138,16 @@ class Step(NamedTuple):
     s_baseline: np.ndarray  # (N, H) index into `Learner.experts`: the baseline that had been better when it was issued
     s_baseline_point: np.ndarray  # (N, H)
     covered: np.ndarray  # (N, H, B) bool, bands as `Learner.bands`
+    parts: np.ndarray  # (N, K, H) what every expert said, as `Learner.parts` names them
 
 
-def no_step(count: int, horizon: int, levels: int, bands: int, updates: int) -> Step:
+def no_step(count: int, horizon: int, levels: int, bands: int, experts: int, updates: int) -> Step:
     """Nothing issued, nothing scored."""
     numbers, codes, none = (np.zeros((count, horizon), kind) for kind in (np.float64, np.int8, np.bool_))
     return Step(
         np.zeros(count, bool), numbers, np.zeros((count, levels, horizon)), codes, codes.copy(), np.zeros(count, bool),
         np.zeros(count, np.int64), updates, none, numbers.copy(), codes.copy(), codes.copy(), numbers.copy(),
-        np.zeros((count, horizon, bands), bool),
+        np.zeros((count, horizon, bands), bool), np.zeros((count, experts, horizon)),
     )  # fmt: skip
 
 
@@ -150,14 +155,15 @@ class Learner:
     """All series of a shard and the weights they share."""
 
     def __init__(self, config: Config) -> None:
-        if config.model not in CELLS:
-            raise ValueError(f"model is {config.model!r}, want one of {', '.join(CELLS)}")
+        if config.model not in {*CELLS, *MIXTURES, *BASELINES}:
+            raise ValueError(f"model is {config.model!r}, want one of {', '.join([*MIXTURES, *CELLS, *BASELINES])}")
         if config.hidden % inputs.WIDTH:
             raise ValueError(
                 f"hidden is {config.hidden}, want a multiple of {inputs.WIDTH}: other widths give rows that depend on their batch"
             )
         self.config = config
-        self.experts = (config.model, *BASELINES)
+        self.experts = (BY.get(config.model, config.model), *BASELINES)
+        self.members = config.members if config.model in MIXTURES else 1
         cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
         self.form = inputs.shape(config.horizon, config.season, config.step_us)
@@ -166,41 +172,76 @@ class Learner:
         self.bands = self.edges.nominal
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
         self.descent = Descent(self._network(), **self.plan()["descent"])
-        self.reading: dict[int, Flat] = {}  # networks by generation
+        self.reading: dict[int, Flat] = {}  # ensembles by generation
+        self.linear = Linear(self.form)
+        self.parts = self._parts()
+        self.mixture = self._mixture()
         self.version = hashlib.sha256(self.descent.weights.cpu().numpy().tobytes()).hexdigest()[:16]
         self._chain = self.version
         self.levels = torch.tensor(config.levels, device=self.device)
         self.pool = Pool.new(config.horizon, config.levels)
         self.memory = self._memory()
         self.learnt = scale.blank(0, config.horizon)  # (C,) as of the newest generation
-        self.pending = score.Pending(config.horizon, len(self.tails))
-        self.replay = Replay(lesson.table(depth=config.truncation, form=self.form, hidden=config.hidden), capacity=config.replay)
-        self.waiting = Waiting(lesson.waiting(depth=config.truncation, form=self.form, hidden=config.hidden))
+        self.pending = score.Pending(config.horizon, len(self.tails), len(self.parts))
+        sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
+        self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
+        self.waiting = Waiting(lesson.waiting(form=self.form, **sizes))
         nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, config.horizon))
-        self.generations = {START: self.pool.generation(START, self.descent.average.clone(), nothing)}
+        self.generations = {START: self._generation(START, self.descent.average.clone(), nothing)}
         self.training: dict[str, float] = {"loss": float("nan"), "gradient_norm": float("nan"), "chains": 0}
 
     def plan(self) -> dict[str, dict[str, Any]]:
-        """What a Network and a Descent are made from: plain values, for whoever else takes its steps."""
+        """What an Ensemble and a Descent are made from: plain values, for whoever else takes its steps."""
         c = self.config
         network = {
+            "members": self.members,
             "features": self.form.features,
+            "own": self.form.own,
             "hidden": c.hidden,
             "horizon": c.horizon,
             "levels": c.levels,
             "seed": c.seed,
-            "cell": c.model,
+            "cell": c.model if c.model in CELLS else "lstm",
         }
         return {"network": network, "descent": {"rate": c.rate, "least": c.least_rate, "halving": c.halving}}
 
-    def _network(self) -> Network:
-        return Network(**self.plan()["network"]).to(self.device)
+    def _network(self) -> Ensemble:
+        return Ensemble(**self.plan()["network"]).to(self.device)
+
+    def _parts(self) -> tuple[str, ...]:
+        """The names of the experts, as the mixture has them: networks first, the one that says the level last."""
+        cell = self.plan()["network"]["cell"]
+        nets = [cell] if self.members == 1 else [f"{cell} {k + 1}" for k in range(self.members)]
+        seasonal = [] if self.form.season is None else ["seasonal_naive"]
+        return (*nets, "linear", *seasonal, "last_value")
+
+    def _mixture(self) -> Mixture:
+        allowed = np.array([self._allowed(name) for name in self.parts])
+        return Mixture(nets=self.members, others=len(self.parts) - self.members, allowed=allowed, horizon=self.config.horizon)
+
+    def _allowed(self, name: str) -> bool:
+        """Whether an expert may have weight in the model that is asked for."""
+        net = name.startswith(tuple(CELLS))
+        match self.config.model:
+            case "mixture":
+                return True
+            case "mixture-without-nets":
+                return not net
+            case "linear":
+                return name == "linear"
+            case _:
+                return net
+
+    def _generation(self, instant: int, weights: torch.Tensor | None, change: scale.Change) -> Generation:
+        mixed = self.mixture.weights.astype(np.float32)
+        return self.pool.generation(instant, weights, change, mixed=mixed, solved=self.linear.solved)
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
         farthest = max(c.horizon, *ORIGINS) + LAGS * c.truncation
         sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE}
-        return memory(horizon=c.horizon, tails=len(self.tails), bands=len(self.bands), hidden=c.hidden, **sizes)
+        kept = {"tails": len(self.tails), "bands": len(self.bands), "members": self.members, "parts": self.members + 1}
+        return memory(horizon=c.horizon, hidden=c.hidden, **kept, **sizes)
 
     # Who is there
 
@@ -229,7 +270,7 @@ class Learner:
         """
         then = self.generations[generation]
         h, q = self.config.horizon, len(self.config.levels)
-        step = no_step(len(cells.slot), h, q, len(self.bands), then.updates)
+        step = no_step(len(cells.slot), h, q, len(self.bands), len(self.parts), then.updates)
         newer = cells.cell > self.memory["newest"][cells.slot]
         old, new = np.flatnonzero(~newer), np.flatnonzero(newer)
         if old.size:
@@ -266,8 +307,8 @@ class Learner:
         known = rows["naive"].astype(np.float32)
         return rows, scale.usable(rows["scale"], level, then.relative), np.where(np.isnan(known), then.naive, known)
 
-    def _network_of(self, then: Generation) -> Network:
-        """The network with the weights of a generation; those of dropped ones are used again."""
+    def _network_of(self, then: Generation) -> Ensemble:
+        """The ensemble with the weights of a generation; those of dropped ones are used again."""
         assert then.weights is not None, f"generation {then.instant} is asked for and still being learnt"
         if then.instant not in self.reading:
             gone = [at for at in self.reading if at not in self.generations]
@@ -279,21 +320,23 @@ class Learner:
         return network
 
     def _step(self, then: Generation, x: np.ndarray, carry: np.ndarray) -> np.ndarray:
-        """The new carry (N, 2, D) of each row, whoever stands beside it."""
+        """The new carry (N, 2M, D) of each row, whoever stands beside it."""
         with torch.no_grad():
-            before = padded(carry, self.device)
-            _, after = self._network_of(then)(padded(x, self.device)[:, None], None, Carry(before[:, 0], before[:, 1]))
-            return np.asarray(torch.stack(list(after), 1)[: len(x)].cpu().numpy())
+            _, after = self._network_of(then)(padded(x, self.device)[:, None], padded(carry, self.device))
+            return np.asarray(after[: len(x)].cpu().numpy())
 
     def _run(self, then: Generation, x: np.ndarray, carry: np.ndarray, blend: np.ndarray, paths: np.ndarray) -> tuple[np.ndarray, ...]:
-        """One step of the network for each row, whoever stands beside it: point, median, quantiles, and the new carry, float32."""
-        network = self._network_of(then)
+        """One step of the networks for each row, whoever stands beside it, float32:
+
+        points (N, M, H), medians (N, M, H), quantiles (N, M, Q, H), carries (N, 2M, D).
+        """
+        ensemble = self._network_of(then)
         with torch.no_grad():
-            inputs_, before = padded(x, self.device), padded(carry, self.device)
-            output, after = network(inputs_[:, None], None, Carry(before[:, 0], before[:, 1]))
-            said = network.say(output[:, 0], inputs_, padded(blend, self.device), padded(paths, self.device))
-            kept = torch.stack(list(after), 1)
-        return tuple(t[: len(x)].cpu().numpy() for t in (said.point, said.median, said.quantiles, kept))
+            inputs_ = padded(x, self.device)
+            outputs, after = ensemble(inputs_[:, None], padded(carry, self.device))
+            said = ensemble.say([o[:, 0] for o in outputs], inputs_, padded(blend, self.device), padded(paths, self.device))
+            parts = (*(torch.stack(list(each), 1) for each in zip(*said, strict=True)), after)
+        return tuple(t[: len(x)].cpu().numpy() for t in parts)
 
     def _gap(self, cell: np.ndarray, carried: np.ndarray) -> np.ndarray:
         """Dilated steps missing between a carry and the cell that continues it."""
@@ -306,18 +349,21 @@ class Learner:
         phase = cell % LAGS
         x = inputs.features(v, cell, naive, size, self._gap(cell, m["carried"][slot, phase]), self.form)
         blend, paths, unit = inputs.bearings(v, naive, size)
-        point, median, quantiles, after = self._run(then, x, m["carry"][slot, phase], blend, paths)
+        points, medians, quantiles, after = self._run(then, x, m["carry"][slot, phase], blend, paths)
         m["carry"][slot[observed], phase[observed]] = after[observed]
         m["carried"][slot[observed], phase[observed]] = cell[observed]
 
         relative = unit / size[:, None]
-        said = np.asarray(point * relative, np.float32)
-        fine = np.isfinite(said) & np.isfinite(quantiles).all(1)
+        parts = self._speak(now, then, v, points * relative[:, None])
+        said = np.asarray((parts * then.mixed.T).sum(1), np.float32)
+        fine = np.isfinite(said) & np.isfinite(quantiles).all((1, 2))
         codes = np.where(rows["served"] == scale.UNDECIDED, then.served, rows["served"])
         by, reason = self._serve(codes, fine, v)
         served = np.where(by == score.NET, level[:, None] + size[:, None] * said, level[:, None])
         served = np.where(by == score.SEASONAL, m["ring"][slot[:, None], (cell[:, None] - self.form.back) % m["ring"].shape[1]], served)
-        own = ((quantiles - median[:, None]) * then.width + (median - point)[:, None]) * relative[:, None]
+        voice = self._voices(then)
+        own = (quantiles - medians[:, :, None]) * then.width + (medians - points)[:, :, None]
+        own = (own * voice[None, :, None]).sum(1) * relative[:, None]
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
         naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
         spread = np.where((by == score.NET)[:, None], own, naively)
@@ -327,16 +373,33 @@ class Learner:
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
         step.quantiles[at] = finite(served[:, None] + size[:, None, None] * spread)
         where = slot[:, None], score.places(cell, self.config.horizon)
+        step.parts[at] = finite(level[:, None, None] + size[:, None, None] * parts)
         m["said"][where] = np.where(fine, said, np.nan)
+        m["parts"][where] = np.clip(parts[:, : self.members + 1], -60_000, 60_000).transpose(0, 2, 1)
         m["spread"][where] = spread[:, self.tails].transpose(0, 2, 1)
         m["served"][where] = score.code(by, reason, score.decode(codes)[2])
         origin = slot, cell % self.config.horizon
         m["origin"][origin] = np.where(now.woken, NEVER, cell)
         m["origin_level"][origin], m["origin_scale"][origin] = level, size
 
+    def _speak(self, now: Now, then: Generation, v: View, nets: np.ndarray) -> np.ndarray:
+        """(N, K, H) what every expert says, less the level, in units of the scale; one that cannot speak says the level."""
+        line = self.linear.say(self.linear.see(self.memory["ring"], now.slot, now.cell, now.level, now.size), then.solved)
+        parts = [nets, line[:, None], np.zeros_like(line)[:, None]]
+        if self.form.season is not None:
+            parts.insert(2, (v.last / now.size[:, None])[:, None])
+        return np.nan_to_num(np.concatenate(parts, 1).astype(np.float32), nan=0.0)
+
+    def _voices(self, then: Generation) -> np.ndarray:
+        """(M, H) how much of the quantiles' distance from the point comes from each network."""
+        voice = np.maximum(then.mixed[:, : self.members].T, 1e-6)
+        return np.asarray(voice / voice.sum(0))
+
     def _serve(self, codes: np.ndarray, fine: np.ndarray, v: View) -> tuple[np.ndarray, np.ndarray]:
         """Who serves (N, H), and why not the network: as learnt, unless that cannot be had now."""
         by, reason, better = score.decode(codes)
+        if self.config.model in BASELINES:
+            by, reason = np.full_like(by, score.SEASONAL if self.config.model == BASELINES[0] else score.LAST), np.zeros_like(reason)
         lost = (by == score.NET) & ~fine
         by, reason = np.where(lost, better, by), np.where(lost, score.NOT_FINITE, reason)
         return np.where((by == score.SEASONAL) & np.isnan(v.last), score.LAST, by), reason
@@ -398,9 +461,24 @@ class Learner:
         errors = np.where(due[:, None], np.minimum(errors, worst[:, None]), np.nan)
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
-        self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, under=under)
+        said, met = self._heard(now, rows, place, actual, level, size, seasonal, due)
+        self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, under=under, said=said, actual=met)
         off = errors_of(actual, point), errors_of(actual, base)
         self.pool.count(m, slot, due, by, off, step.covered[on], self.config.min_scores)
+
+    def _heard(
+        self, now: Now, rows: np.ndarray, place: tuple[np.ndarray, np.ndarray], actual: np.ndarray, level: np.ndarray, size: np.ndarray,
+        seasonal: np.ndarray, due: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """What each expert had said (N, K, H) and what came (N, H), less the level at issue, in naive errors of the lead; NaN: not due."""
+        unit = now.size[rows, None] * np.maximum(now.naive[rows].min(1), FLOOR)
+        with np.errstate(over="ignore", invalid="ignore"):
+            parts = [self.memory["parts"][place].transpose(0, 2, 1) * size[:, None] / unit[:, None]]
+            if self.form.season is not None:
+                parts.append((np.where(np.isnan(seasonal), 0.0, seasonal - level) / unit)[:, None])
+            parts.append(np.zeros((len(rows), 1, unit.shape[1])))
+            met = np.where(due, (actual - level) / unit, np.nan)
+        return np.clip(np.nan_to_num(np.concatenate(parts, 1)), -CLIP, CLIP), np.clip(met, -CLIP, CLIP)
 
     # Learning
 
@@ -434,8 +512,10 @@ class Learner:
             self._take(Cells(*(c[wave] for c in cells)), behind)
         whole = self._lesson(cells, instant)
         decisions = self._decide(slots)
+        self.mixture.weigh()
+        self.linear.solve()
         self.pool.updates += 1
-        self.generations[instant] = self.pool.generation(instant, None, before)
+        self.generations[instant] = self._generation(instant, None, before)
         for old in drop:
             self.generations.pop(old, None)
         return Exercise(instant, self.descent, whole, self.levels, decisions)
@@ -475,8 +555,11 @@ class Learner:
         if had.size:
             errors, under = self.pending.columns["error"][found[had]], self.pending.columns["under"][found[had]]
             rows["stretch"][had] = self.pool.weigh(m, slot[had], errors, under, rows["stretch"][had])
+            met = self.pending.columns["actual"][found[had]].astype(np.float64)
+            self.mixture.learn(self.pending.columns["said"][found[had]].astype(np.float64), met, ~np.isnan(met))
             self.pending.drop(found[had])
         self.learnt[slot] = rows
+        self.linear.learn(m["closed"], slot, cell, size)
         self._drop_anchor(slot, cell, behind)
 
     def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, behind: Generation) -> None:
@@ -543,10 +626,11 @@ class Learner:
         self.replay.clear()
         self.waiting.clear()
         self.learnt["served"], self.learnt["stretch"] = scale.UNDECIDED, 1
+        self.mixture = self._mixture()
         for name in ("log_width", "evidence", "evidence_count", "served"):
             setattr(self.pool, name, getattr(fresh, name))
         nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, self.config.horizon))
-        self.generations = {at: self.pool.generation(at, self.descent.average.clone(), nothing) for at in self.generations}
+        self.generations = {at: self._generation(at, self.descent.average.clone(), nothing) for at in self.generations}
         self.reading = {}
 
     # What is to be known of it
@@ -573,6 +657,8 @@ class Learner:
             "waiting": self.waiting.columns,
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
+            "mixture": self.mixture.state(),
+            "linear": self.linear.state(),
             "learnt": {"rows": scale.to_bytes(self.learnt)},
         }
         for at, generation in self.generations.items():
@@ -604,6 +690,8 @@ class Learner:
             self.waiting.load(groups["waiting"])
             self.descent.load({name: torch.from_numpy(a.copy()) for name, a in groups["descent"].items()}, rest["descent"])
             self.pool.load(groups["pool"], rest["pool"])
+            self.mixture.load(groups["mixture"])
+            self.linear.load(groups["linear"])
             self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon)
             self.generations = {
                 at: Generation.load(at, updates, relative, groups[f"generation {at}"], self.device)
@@ -615,6 +703,7 @@ class Learner:
         return self
 
 
+BY = {"nets": "mixture", "mixture-without-nets": "mixture"}  # what a forecast calls them
 REMEMBERED = 8  # chains that the pool takes a learning instant: its memory is `replay` / this many instants
 
 

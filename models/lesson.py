@@ -1,6 +1,7 @@
 """What an instant teaches: chains of closed cells with the labels that have come, ready for truncated backpropagation.
 
-Letters: B chains, T steps of the longest, M steps of all chains, O origins that have labels, F features, D hidden units, H leads.
+Letters: B chains, T steps of the longest, N steps of all chains, O origins that have labels, F features, M members,
+D hidden units, H leads.
 A chain is every LAGS-th cell of a series, from its anchor to an origin; cells that were not observed are no steps of it.
 """
 
@@ -15,17 +16,16 @@ from torch import Tensor
 from models import heads
 from models.batch import buckets, pad
 from models.carry import NEVER, Memory
-from models.cells import Carry
 from models.inputs import CLIP, LAGS, Shape, bearings, features, read, view
-from models.network import Network
+from models.network import Ensemble
 
 
 class Lesson(NamedTuple):
     """A ragged batch of chains, and the origins on them that are learnt from."""
 
-    x: np.ndarray  # (M, F)
+    x: np.ndarray  # (N, F)
     lengths: np.ndarray  # (B,) all > 0
-    carry: np.ndarray  # (B, 2, D) before each chain's first step
+    carry: np.ndarray  # (B, 2M, D) before each chain's first step
     row: np.ndarray  # (O,) chain that an origin is on
     place: np.ndarray  # (O,) its step
     blend: np.ndarray  # (O, H)
@@ -92,12 +92,12 @@ def labels(
     return np.where(known, np.clip(target, -CLIP, CLIP), 0), known
 
 
-def table(*, depth: int, form: Shape, hidden: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+def table(*, depth: int, form: Shape, members: int, hidden: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """The arrays of a chain in the replay pool: its steps padded, and its last origin."""
     return {
         "x": (np.float32, (depth, form.features)),
         "length": (np.int64, ()),
-        "carry": (np.float16, (2, hidden)),
+        "carry": (np.float16, (2 * members, hidden)),
         "blend": (np.float32, (form.horizon,)),
         "paths": (np.float32, (3, form.horizon)),
         "target": (np.float32, (form.horizon,)),
@@ -105,9 +105,9 @@ def table(*, depth: int, form: Shape, hidden: int) -> dict[str, tuple[Any, tuple
     }
 
 
-def waiting(*, depth: int, form: Shape, hidden: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
+def waiting(*, depth: int, form: Shape, members: int, hidden: int) -> dict[str, tuple[Any, tuple[int, ...]]]:
     """The arrays of a chain whose labels have not come: what the pool keeps but them, and where they will be."""
-    kept = table(depth=depth, form=form, hidden=hidden)
+    kept = table(depth=depth, form=form, members=members, hidden=hidden)
     del kept["target"], kept["known"]
     where = {"slot": (np.int64, ()), "key": (np.uint64, ()), "cell": (np.int64, ()), "level": (np.float64, ())}
     return kept | where | {"unit": (np.float64, (form.horizon,))}
@@ -164,26 +164,27 @@ def together(lesson: Lesson, replayed: dict[str, np.ndarray]) -> Lesson:
     )
 
 
-def loss(network: Network, lesson: Lesson, levels: Tensor) -> Tensor:
-    """Robust error of the point plus pinball loss of the quantiles, over what is known."""
+def loss(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:
+    """Robust error of the point plus pinball loss of the quantiles, over what is known; of all members together."""
     device = levels.device
     starts = lesson.lengths.cumsum() - lesson.lengths
-    spoken: list[Tensor] = []
+    spoken: list[list[Tensor]] = []
     order: list[np.ndarray] = []
     for rows in buckets(lesson.lengths):
         x = torch.from_numpy(pad(lesson.x, starts[rows], lesson.lengths[rows])).to(device)
-        carry = torch.from_numpy(lesson.carry[rows].astype(np.float32)).to(device)
-        output, _ = network(x, None, Carry(carry[:, 0], carry[:, 1]))
+        outputs, _ = ensemble(x, torch.from_numpy(lesson.carry[rows].astype(np.float32)).to(device))
         where = np.full(len(lesson.lengths), -1)
         where[rows] = np.arange(len(rows))
         mine = np.flatnonzero(where[lesson.row] >= 0)
-        spoken.append(output[torch.from_numpy(where[lesson.row[mine]]).to(device), torch.from_numpy(lesson.place[mine]).to(device)])
+        at = torch.from_numpy(where[lesson.row[mine]]).to(device), torch.from_numpy(lesson.place[mine]).to(device)
+        spoken.append([output[at] for output in outputs])
         order.append(mine)
     origin = np.concatenate(order)
-    at = starts[lesson.row[origin]] + lesson.place[origin]
+    at_x = starts[lesson.row[origin]] + lesson.place[origin]
     x, blend, paths, target, known = (
         torch.from_numpy(np.ascontiguousarray(a, np.float32)).to(device)
-        for a in (lesson.x[at], lesson.blend[origin], lesson.paths[origin], lesson.target[origin], lesson.known[origin])
+        for a in (lesson.x[at_x], lesson.blend[origin], lesson.paths[origin], lesson.target[origin], lesson.known[origin])
     )
-    said = network.say(torch.cat(spoken), x, blend, paths)
-    return heads.huber(said.point, target, known) + heads.pinball(said.quantiles, target, known, levels)
+    said = ensemble.say([torch.cat(each) for each in zip(*spoken, strict=True)], x, blend, paths)
+    losses = [heads.huber(s.point, target, known) + heads.pinball(s.quantiles, target, known, levels) for s in said]
+    return torch.stack(losses).sum()

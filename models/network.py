@@ -6,6 +6,7 @@ Letters: B rows, T steps, F input features, D hidden units, H lead times, Q quan
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,48 +18,104 @@ from models.heads import Quantiles, Said
 PATHS = 3  # see models.inputs: the last season, the one before it, the season's own offset
 
 
-class Network(nn.Module):
-    """Weights shared by all series. What it says is a correction to a blend of naive forecasts, so that it starts where they are."""
+class Manner(NamedTuple):
+    """How a network reads and speaks: variety among members is worth more than the best single one (LOG 2026-11-26)."""
 
-    def __init__(self, *, features: int, hidden: int, horizon: int, levels: Sequence[float], seed: int, cell: str = "lstm") -> None:
+    seasonal: bool  # it corrects a blend of naive forecasts that knows the season; else the last value
+    whole: bool  # it sees all inputs; else only the series' own last changes
+
+
+MANNERS = (Manner(seasonal=True, whole=True), Manner(seasonal=False, whole=True), Manner(seasonal=False, whole=False))
+
+
+class Network(nn.Module):
+    """Weights shared by all series. What it says is a correction to a naive forecast, so that it starts where that is."""
+
+    sees: Tensor  # (F,) bool
+
+    def __init__(
+        self, *, features: int, own: int, hidden: int, horizon: int, levels: Sequence[float], seed: int, cell: str, manner: Manner
+    ) -> None:
+        """`own`: the leading features that tell of the series' own last changes."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.horizon = horizon
+        self.horizon, self.manner = horizon, manner
         self.quantiles = Quantiles(levels)
         self.embed = uniform(hidden, features, generator, bound=features**-0.5)
         self.embed_bias = nn.Parameter(torch.zeros(hidden))
         self.cell = CELLS[cell](features=hidden, hidden=hidden, generator=generator)
         parts = 1 + PATHS + self.quantiles.outputs
-        # Zero at the start: the first forecasts are the naive blend with a normal's quantiles.
+        # Zero at the start: the first forecasts are the naive ones with a normal's quantiles.
         self.head = nn.Parameter(torch.zeros(parts * horizon, hidden + features))
         bias = torch.zeros(parts, horizon)
         bias[1 + PATHS :] = self.quantiles.start()[:, None]
         self.head_bias = nn.Parameter(bias.reshape(-1))
+        self.register_buffer("sees", torch.arange(features) < (features if manner.whole else own), persistent=False)
 
     def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:
         """Inputs (B, T, F) -> what the cell says (B, T, D), and the carry after each sequence's end."""
-        output, after = self.cell(torch.relu(linear(x, self.embed, self.embed_bias)), lengths, carry)
+        output, after = self.cell(torch.relu(linear(self._seen(x), self.embed, self.embed_bias)), lengths, carry)
         return output, after
 
     def say(self, output: Tensor, x: Tensor, blend: Tensor, paths: Tensor) -> Said:
         """Cell output (B, D), inputs (B, F), the naive blend (B, H) and the naive paths (B, P, H) -> forecasts."""
-        raw = linear(torch.cat([output, x], 1), self.head, self.head_bias).view(len(x), -1, self.horizon)
-        point = blend + raw[:, 0] + (raw[:, 1 : 1 + PATHS] * paths).sum(1)
+        raw = linear(torch.cat([output, self._seen(x)], 1), self.head, self.head_bias).view(len(x), -1, self.horizon)
+        point = raw[:, 0]
+        if self.manner.seasonal:
+            point = blend + point + (raw[:, 1 : 1 + PATHS] * paths).sum(1)
         # The point is trained by its own loss; the quantiles stand around it and do not pull at it.
         median, quantiles = self.quantiles.assemble(raw[:, 1 + PATHS :], point.detach())
         return Said(point, median, quantiles)
 
+    def _seen(self, x: Tensor) -> Tensor:
+        return x if self.manner.whole else x * self.sees
+
+
+class Ensemble(nn.Module):
+    """Networks side by side, each with its own weights, manner and carries.
+
+    Letters: M members. A carry of all is (B, 2M, D): hidden and cell of the first, of the second, and so on.
+    """
+
+    def __init__(
+        self, *, members: int, features: int, own: int, hidden: int, horizon: int, levels: Sequence[float], seed: int, cell: str = "lstm"
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(
+            Network(
+                features=features, own=own, hidden=hidden, horizon=horizon, levels=levels, seed=seed + 1000 * k, cell=cell,
+                manner=MANNERS[k % len(MANNERS)],
+            )
+            for k in range(members)
+        )  # fmt: skip
+
+    def forward(self, x: Tensor, carry: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Inputs (B, T, F), carries (B, 2M, D) -> of each member what its cell says (B, T, D); the carries after the last step."""
+        outputs, after = [], []
+        for k, network in enumerate(self._each()):
+            output, behind = network(x, None, Carry(carry[:, 2 * k], carry[:, 2 * k + 1]))
+            outputs.append(output)
+            after += [*behind]
+        return outputs, torch.stack(after, 1)
+
+    def say(self, outputs: Sequence[Tensor], x: Tensor, blend: Tensor, paths: Tensor) -> list[Said]:
+        """Of each member its forecasts, from its cell's output (B, D); the rest as in `Network.say`."""
+        return [network.say(output, x, blend, paths) for network, output in zip(self._each(), outputs, strict=True)]
+
+    def _each(self) -> list[Network]:
+        return cast("list[Network]", list(self.members))
+
 
 class Flat:
-    """A network's parameters as one vector: copied, checked, hashed and stepped in one go."""
+    """An ensemble's parameters as one vector: copied, checked, hashed and stepped in one go."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Ensemble) -> None:
         self.network = network
         self.weights = torch.cat([p.detach().reshape(-1) for p in network.parameters()])
         self.read(self.weights)
 
-    def read(self, weights: Tensor) -> Network:
-        """The network, its parameters views of `weights`."""
+    def read(self, weights: Tensor) -> Ensemble:
+        """The ensemble, its parameters views of `weights`."""
         self.weights = weights
         at = 0
         for p in self.network.parameters():

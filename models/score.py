@@ -68,12 +68,14 @@ def decode(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 class Pending:
     """Scores made at arrivals, until the instant that closes their cell learns from them. Rows in no order."""
 
-    def __init__(self, horizon: int, tails: int) -> None:
+    def __init__(self, horizon: int, tails: int, experts: int) -> None:
         self._kinds = {
             "slot": (np.int64, ()),
             "cell": (np.int64, ()),
-            "error": (np.float32, (3, horizon)),  # absolute, in units of the scale: network, seasonal naive, last value; NaN: none
-            "under": (np.int8, (tails, horizon)),  # 1: the actual value was at or under the quantile; 2 more: the network's; -1: no score
+            "error": (np.float32, (3, horizon)),  # absolute, in units of the scale: model, seasonal naive, last value; NaN: none
+            "said": (np.float16, (experts, horizon)),  # by each expert, less the level at issue, in naive errors of the lead
+            "actual": (np.float16, (horizon,)),  # likewise; NaN: no score
+            "under": (np.int8, (tails, horizon)),  # 1: the actual value was at or under the quantile; 2 more: the model's; -1: no score
         }
         self.count = 0
         self.columns = {name: np.zeros((0, *row), kind) for name, (kind, row) in self._kinds.items()}

@@ -21,7 +21,7 @@ from models.descent import Descent
 from models.generation import Generation
 from models.inputs import LAGS
 from models.learner import REMEMBERED, Learner
-from models.network import Network
+from models.network import Ensemble
 
 DEPTH = 10  # dilated steps of a chain, from an empty carry: 20 are no better (LOG 2026-11-26)
 ROWS = 224  # chains a step
@@ -61,8 +61,7 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     shelf = _shelf(learner, history)
     of = partial(_lesson, learner, history, shelf)
     rng = np.random.default_rng(learner.config.seed)
-    network = Network(**learner.plan()["network"]).to(learner.device)
-    descent = Descent(network, rate=RATE, least=RATE, halving=1)
+    descent = Descent(Ensemble(**learner.plan()["network"]).to(learner.device), rate=RATE, least=RATE, halving=1)
     best, kept, since, done = float("inf"), descent.average.clone(), 0, 0
     form, newest = learner.form, shelf["closed_newest"]
     starts = _pairs(history, form.reach + LAGS, end - form.horizon)
@@ -95,7 +94,16 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
 def _shelf(learner: Learner, history: History) -> Memory:
     """A memory whose closed ring holds all of the history; nothing else of it is used."""
     c = learner.config
-    shelf = memory(horizon=1, tails=0, bands=0, hidden=c.hidden, ring=1, closed=len(history.values) + learner.form.reach + LAGS)
+    shelf = memory(
+        horizon=1,
+        tails=0,
+        bands=0,
+        members=learner.members,
+        parts=0,
+        hidden=c.hidden,
+        ring=1,
+        closed=len(history.values) + learner.form.reach + LAGS,
+    )
     shelf.grow(int(history.slots.max()) + 1)
     ring = shelf["closed"]
     cells = history.first + np.arange(len(history.values))
@@ -106,8 +114,7 @@ def _shelf(learner: Learner, history: History) -> Memory:
 def _pairs(history: History, start: int, end: int) -> np.ndarray:
     """(M, 2) row and column of every observed value from row `start` to before `end`."""
     start = max(start, 0)
-    found = np.argwhere(~np.isnan(history.values[start : max(end, start)]))
-    return np.asarray(found + np.array([start, 0]))
+    return np.asarray(np.argwhere(~np.isnan(history.values[start : max(end, start)])) + np.array([start, 0]))
 
 
 def _parts(pairs: np.ndarray, size: int) -> Iterator[np.ndarray]:

@@ -104,30 +104,51 @@ def test_gradients_are_those_of_differences(kind):
     assert torch.autograd.gradcheck(loss, (x, *into, *made.parameters()))
 
 
+@every
+def test_gradients_are_those_of_the_equations(kind):
+    """Of every weight and every input: the book's own loss, a little to both sides of each number."""
+    made, x = cell(kind), sequences(1, 5).requires_grad_()
+    output, _ = made(x, None, nothing(1))
+    (output**2).sum().backward()
+    numbers = [*(p.detach().numpy() for p in made.parameters()), x.detach().numpy()]  # views: what is changed here is changed there
+    for array, grad in zip(numbers, [*(p.grad for p in made.parameters()), x.grad], strict=True):
+        slope = np.empty_like(array)
+        for place in np.ndindex(array.shape):
+            at = array[place]
+            losses = []
+            for array[place] in (at + 1e-6, at - 1e-6):
+                losses.append((by_the_book(kind, made, x[0].detach().numpy()) ** 2).sum())
+            array[place] = at
+            slope[place] = (losses[0] - losses[1]) / 2e-6
+        np.testing.assert_allclose(grad.numpy(), slope, rtol=1e-6, atol=1e-8)
+
+
 @pytest.mark.parametrize(("kind", "theirs"), [("lstm", torch.nn.LSTM), ("gru", torch.nn.GRU), ("elman", torch.nn.RNN)])
 def test_values_and_gradients_are_those_of_torch(kind, theirs):
+    """From what is carried in to what is carried out, and back again."""
     made, x = cell(kind), sequences(3, 6).requires_grad_()
+    into = Carry(*(t.requires_grad_() for t in torch.randn(2, 3, HIDDEN, generator=torch.Generator().manual_seed(5), dtype=torch.float64)))
+    carried = [*into] if kind == "lstm" else [into.hidden]
     theirs = theirs(FEATURES, HIDDEN, batch_first=True).double()
+    weights = {"weight_ih_l0": made.into, "weight_hh_l0": made.again, "bias_ih_l0": made.bias}
     with torch.no_grad():
-        theirs.weight_ih_l0.copy_(made.into)
-        theirs.weight_hh_l0.copy_(made.again)
-        theirs.bias_ih_l0.copy_(made.bias)
+        for name, mine in weights.items():
+            getattr(theirs, name).copy_(mine)
         theirs.bias_hh_l0.zero_()
         if kind == "gru":
             theirs.bias_hh_l0[2 * HIDDEN :] = made.inner
-    output, carry = made(x, None, nothing(3))
-    (output**2).sum().backward()
-    mine, x.grad = x.grad, None
-    other, after = theirs(x)
-    (other**2).sum().backward()
-    torch.testing.assert_close(output, other)
-    torch.testing.assert_close(carry.hidden, (after[0] if kind == "lstm" else after)[0])
-    torch.testing.assert_close(mine, x.grad)
-    torch.testing.assert_close(made.into.grad, theirs.weight_ih_l0.grad)
-    torch.testing.assert_close(made.again.grad, theirs.weight_hh_l0.grad)
-    torch.testing.assert_close(made.bias.grad, theirs.bias_ih_l0.grad)
-    if kind == "lstm":
-        torch.testing.assert_close(carry.cell, after[1][0])
+    output, carry = made(x, None, into)
+    mine = [output, *carry][: 1 + len(carried)]
+    outer, after = theirs(x, tuple(t[None] for t in carried) if kind == "lstm" else into.hidden[None])
+    other = [outer, *(t[0] for t in (after if kind == "lstm" else [after]))]
+    torch.testing.assert_close(mine, other)
+
+    def slopes(said, weights):
+        return torch.autograd.grad(sum((t**3).sum() for t in said), [x, *carried, *weights], retain_graph=True)
+
+    torch.testing.assert_close(slopes(mine, weights.values()), slopes(other, [getattr(theirs, name) for name in weights]))
+    if kind == "gru":
+        torch.testing.assert_close(slopes(mine, [made.inner])[-1], slopes(other, [theirs.bias_hh_l0])[-1][2 * HIDDEN :])
 
 
 @every
@@ -154,6 +175,19 @@ def test_a_padded_batch_is_each_sequence_alone(kind, lengths):
         torch.testing.assert_close(output[row, :length], alone[0])
         torch.testing.assert_close(carry.hidden[row], own.hidden[0])
         torch.testing.assert_close(carry.cell[row], own.cell[0])
+
+
+@every
+def test_gradients_of_a_padded_batch_are_those_of_each_sequence_alone(kind):
+    lengths, batch, alone = [2, 6, 1, 4], cell(kind), cell(kind)
+    x = sequences(len(lengths), max(lengths))
+    output, carry = batch(x, torch.tensor(lengths), nothing(len(lengths)))
+    own = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ((output[own] ** 2).sum() + (carry.hidden**3).sum() + (carry.cell**3).sum()).backward()
+    for row, length in enumerate(lengths):
+        output, carry = alone(x[row : row + 1, :length], None, nothing(1))
+        ((output**2).sum() + (carry.hidden**3).sum() + (carry.cell**3).sum()).backward()
+    torch.testing.assert_close([p.grad for p in batch.parameters()], [p.grad for p in alone.parameters()])
 
 
 @every
