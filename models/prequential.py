@@ -61,19 +61,16 @@ class Split(NamedTuple):
         return []
 
 
-# Until every learner has experts beside the one that serves, these two ask whether it has.
-
-
 def parts_of(learner: Learner, step: Step) -> dict[str, np.ndarray]:
     """The points (n, H) of every expert by its name."""
-    names = getattr(learner, "parts", ())
-    return {name: step.parts[:, k] for k, name in enumerate(names)}  # type: ignore[attr-defined]
+    return {name: step.parts[:, k] for k, name in enumerate(learner.parts)}
 
 
 def weights_of(learner: Learner) -> dict[str, list[float]]:
-    """The mixture's weight of every expert, by lead; nothing if it does not mix."""
-    found: dict[str, list[float]] = getattr(learner, "weights", dict)()
-    return found
+    """The mixture's weights by expert and lead, of those that have some; nothing where one expert has it all."""
+    of = dict(zip(learner.parts, learner.mixture.weights.T, strict=True))
+    heard = {name: weights.tolist() for name, weights in of.items() if weights.any()}
+    return heard if len(heard) > 1 else {}
 
 
 class Told(NamedTuple):

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,14 @@ def season_of(settings: Settings, on: Grid) -> int | None:
     return whole if whole > 1 and not rest else None
 
 
-def prepared(arranged: Arranged, settings: Settings, on: Grid, *, split: Split, scale: str) -> Prequential:
+def prepared(arranged: Arranged, settings: Settings, on: Grid, *, split: Split, scale: str, model: str | None) -> Prequential:
     """The loop, before its first row. Raises SettingsError."""
     step, span, disorder = settings.series.step, settings.window.span, settings.time.disorder
     faults = Faults()
     if span != step:
         faults.append("window.span: a backtest learns at every step; allowed: to leave it out")
     config = config_of(settings)
-    config = type(config)(**{**vars(config), "season": season_of(settings, on)})
+    config = replace(config, season=season_of(settings, on), model=model or config.model)
     try:
         loop = Prequential(
             arranged.matrix,
@@ -123,7 +124,7 @@ def play(loop: Prequential, console: Console) -> bool:
 
 
 def run(
-    asked: Asked, settings: Settings, on: Grid | None, *, split: Split, scale: str, out: Path | None
+    asked: Asked, settings: Settings, on: Grid | None, *, split: Split, scale: str, model: str | None = None, out: Path | None
 ) -> tuple[dict[str, Any], Result, bool]:
     """The file played to its end or to Ctrl-C: the JSON object, the result, interrupted. Raises SettingsError."""
     console = Console(stderr=True)
@@ -132,7 +133,7 @@ def run(
     arranged = arrange(asked, on)
     for note in arranged.notes:
         console.print(note, highlight=False, markup=False)
-    loop = prepared(arranged, settings, on, split=split, scale=scale)
+    loop = prepared(arranged, settings, on, split=split, scale=scale, model=model)
     writable(out)
     interrupted = play(loop, console)
     result = loop.result()
@@ -180,7 +181,7 @@ def said(asked: Asked, settings: Settings, result: Result) -> dict[str, str]:
     """What the figures were made with, for people."""
     warmup, validation, test = result.split
     own = {
-        "model": settings.forecast.model,
+        "model": result.config.model,
         "step": f"{settings.series.step / 1e6:,.10g} s",
         "season": f"{result.config.season or 'none'}",
         "horizon": f"{result.config.horizon}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -31,8 +30,13 @@ def matrix(values):
     return Matrix(FIRST, values, tuple(f"s{k}" for k in range(values.shape[1])))
 
 
+def lone(**kwargs):
+    """One network: what is counted does not depend on how many there are, and a mixture costs three times as much."""
+    return small(**({"model": "lstm"} | kwargs))
+
+
 def loop(values, config=None, split=ALL, **kwargs):
-    return Prequential(matrix(values), config or small(), split=split, **kwargs)
+    return Prequential(matrix(values), config or lone(), split=split, **kwargs)
 
 
 def played(values, config=None, split=ALL, **kwargs):
@@ -92,7 +96,7 @@ def plain(values, said, split, horizon, season, levels):
 
 @pytest.mark.parametrize("split", [Split(), Split(0, 30, 90), Split(60, 10, 50)])
 def test_it_counts_what_a_slow_plain_loop_counts(split):
-    values, config = ragged(), small()
+    values, config = ragged(), lone()
     scale = "warmup" if split.warmup else "none"
     running, said = played(values, config, split, scale=scale)
     want = plain(values, said, split, config.horizon, config.season, config.levels)
@@ -114,7 +118,7 @@ def test_it_counts_what_a_slow_plain_loop_counts(split):
 
 
 def test_skill_is_against_the_better_of_both_in_hindsight_weighed_by_each_series_change():
-    values, config = wavy(120, 3), small()
+    values, config = wavy(120, 3), lone()
     running, said = played(values, config)
     want = plain(values, said, Split(), config.horizon, config.season, config.levels)
     change = []
@@ -127,11 +131,11 @@ def test_skill_is_against_the_better_of_both_in_hindsight_weighed_by_each_series
 
 
 def test_no_forecast_knows_what_comes_after_it_and_no_error_before_it_changes():
-    values, split = wavy(130, 3), Split(50, 15)
+    values, split, config = wavy(130, 3), Split(50, 15), small(members=2)
     other = values.copy()
     cut = 95
     other[cut + 1 :] = 1e3 * np.random.default_rng(9).normal(0, 1, other[cut + 1 :].shape)
-    (_, one), (_, two) = played(values, split=split), played(other, split=split)
+    (_, one), (_, two) = played(values, config, split), played(other, config, split)
     before = [key for key in one if key[0] <= cut]
     assert len(before) > 200
     for key in before:
@@ -151,7 +155,7 @@ def test_once_more_gives_the_same_bytes():
 
 @pytest.mark.parametrize(("disorder", "ahead"), [(1, True), (0, False), (4, True)])
 def test_it_is_the_learner_driven_by_hand(disorder, ahead):
-    values, config, split = wavy(95, 3), small(), Split(50, 15)
+    values, config, split = wavy(95, 3), small(members=2), Split(50, 15)
     running, said = played(values, config, split, disorder=disorder, learn_ahead=ahead)
     learner, keys = Learner(config), running.keys
     for slot in range(3):
@@ -225,9 +229,9 @@ def test_counts_are_of_origins_from_the_last_validation_row_to_a_horizon_before_
     assert set(running.tally.ours.count.ravel().tolist()) == {50 - 6 + 1}
 
 
-def test_without_a_season_the_last_value_stands_alone():
-    running, _ = played(wavy(60, 2), small(season=None))
-    assert list(running.result().json("")["baselines"]) == ["last_value"]
+def test_without_a_season_there_is_no_seasonal_naive():
+    running, _ = played(wavy(60, 2), lone(season=None))
+    assert list(running.result().json("")["baselines"]) == ["last_value", "lstm", "linear"]
 
 
 def test_it_can_be_asked_at_any_row():
@@ -291,7 +295,7 @@ def test_a_trace_is_what_was_forecast_for_the_row():
 
 
 def test_another_seed_is_another_network():
-    one, two = (played(wavy(60, 2), replace(small(min_scores=1), seed=seed))[0].learner.digest() for seed in (0, 1))
+    one, two = (played(wavy(60, 2), lone(min_scores=1, seed=seed))[0].learner.digest() for seed in (0, 1))
     assert one != two
 
 
@@ -302,7 +306,7 @@ def test_what_the_learner_mixes_is_counted_expert_by_expert_and_its_weights_are_
     monkeypatch.setattr(prequential, "parts_of", parts)
     monkeypatch.setattr(prequential, "weights_of", lambda learner: {"linear": [0.5] * 6, "last_value": [0.5] * 6})
     running, said = played(wavy(60, 2))
-    want = plain(running.values, {k: (p + 1.0, q, by) for k, (p, q, by) in said.items()}, ALL, 6, 8, small().levels)
+    want = plain(running.values, {k: (p + 1.0, q, by) for k, (p, q, by) in said.items()}, ALL, 6, 8, lone().levels)
     np.testing.assert_allclose(running.tally.parts["linear"].absolute, want["ae"])
     result = running.result()
     assert list(result.json("")["baselines"]) == ["last_value", "seasonal_naive", "linear"]

@@ -55,7 +55,7 @@ class Elements(HTMLParser):
 def played():
     """A small backtest of three series with names that nobody should have."""
     values = wavy(150, 3)
-    loop = Prequential(Matrix(400_000, values, HOSTILE), small(), split=Split(0, 20))
+    loop = Prequential(Matrix(400_000, values, HOSTILE), small(members=2), split=Split(0, 20))
     for _ in loop.play():
         pass
     result = loop.result()
@@ -118,12 +118,13 @@ def test_the_charts_have_the_figures_of_the_result(played):
     result, values = played
     data = numbers(result, values, grid("1h"))
     by_lead = list(result.by_lead().values())
+    assert {"lstm 1", "linear", "last value"} <= set(data["errors"])
     np.testing.assert_allclose(data["errors"]["tidecast"]["mse"], [one["mse"] for one in by_lead], rtol=1e-6)
     np.testing.assert_allclose(data["by_lead"]["coverage"], [one["coverage_90"] for one in by_lead], rtol=1e-6)
     assert data["leads"] == [1, 3, 6]
     assert data["times"][0] == 400_000 * 3_600_000 + 20 * 3_600_000
     assert all(len(t["said"]) == 3 and len(t["actual"]) == len(data["times"]) for t in data["traces"])
-    assert data["weights"] is None
+    assert {"lstm 1", "linear"} <= set(data["weights"]["by"])
     assert data["decisions"][0] | {"at": 0} == {"at": 0, "kind": "drift", "cause": "</script><b>", "numbers": "leads 1-2 5, p 0.01"}
     json.dumps(data, allow_nan=False)
 
