@@ -63,7 +63,9 @@ class Memory:
         self.capacity = len(next(iter(self._columns.values())))
 
 
-def memory(*, horizon: int, tails: int, bands: int, members: int, parts: int, hidden: int, ring: int, closed: int) -> Memory:
+def memory(
+    *, horizon: int, tails: int, bands: int, members: int, parts: int, lean: tuple[int, int], hidden: int, ring: int, closed: int
+) -> Memory:
     """All that is kept of a series, but for what is kept per generation (see `models.scale`)."""
     pairs = horizon * (horizon + 1) // 2
     return Memory(
@@ -94,6 +96,12 @@ def memory(*, horizon: int, tails: int, bands: int, members: int, parts: int, hi
             "naive_count": (np.uint16, (3, horizon), 0),
             "evidence": (np.float32, (3, horizon), 0),  # the same of what was forecast: network, last value, seasonal naive
             "evidence_count": (np.uint16, (horizon,), 0),
+            "loss": (
+                np.float32,
+                lean[::-1],
+                0,
+            ),  # mean squared errors of the mixture's voices, by group of leads, in squares of naive errors
+            "losses": (np.uint16, lean[:1], 0),
             # for people only
             "error": (np.float64, (2, horizon), 0),  # sums of absolute errors, served and baseline
             "scores": (np.int32, (horizon,), 0),

@@ -17,6 +17,7 @@ from torch import Tensor
 from models import baselines, scale, score
 from models.carry import MANY, Memory
 from models.heads import MIDDLE
+from models.mixture import Weights
 
 WIDEN = 0.05  # rate at which bands that cover too little grow, and shrink: of all series
 STRETCH = 0.02  # the same of one series
@@ -36,7 +37,7 @@ class Generation:
     spread: np.ndarray  # (2, Q, H) quantiles of the errors of last value and seasonal naive, in units of their mean
     width: np.ndarray  # (Q, H) factors on the network's own quantiles
     served: np.ndarray  # (H,) codes for series that have too little evidence of their own
-    mixed: np.ndarray  # (H, K) weights of the experts
+    mixed: Weights  # of the experts
     solved: np.ndarray  # (F, H) coefficients of the linear one
     change: scale.Change
 
@@ -48,19 +49,22 @@ class Generation:
             "spread": self.spread,
             "width": self.width,
             "served": self.served,
-            "mixed": self.mixed,
+            **self.mixed._asdict(),
             "solved": self.solved,
             "slots": self.change.slots,
             "rows": scale.to_bytes(self.change.rows),
         }
 
     @classmethod
-    def load(cls, instant: int, updates: int, relative: float, columns: dict[str, np.ndarray], device: torch.device) -> Generation:
+    def load(
+        cls, instant: int, updates: int, relative: float, columns: dict[str, np.ndarray], device: torch.device, lean: tuple[int, int]
+    ) -> Generation:
         """The inverse of `state`."""
-        change = scale.Change(columns["slots"].copy(), scale.from_bytes(columns["rows"], columns["naive"].shape[1]))
-        plain = {name: columns[name].copy() for name in ("naive", "spread", "width", "served", "mixed", "solved")}
+        change = scale.Change(columns["slots"].copy(), scale.from_bytes(columns["rows"], columns["naive"].shape[1], lean))
+        plain = {name: columns[name].copy() for name in ("naive", "spread", "width", "served", "solved")}
+        mixed = Weights(*(columns[name].copy() for name in Weights._fields))
         weights = torch.from_numpy(columns["weights"].copy()).to(device)
-        return cls(instant=instant, updates=updates, weights=weights, relative=relative, change=change, **plain)
+        return cls(instant=instant, updates=updates, weights=weights, relative=relative, change=change, mixed=mixed, **plain)
 
 
 @dataclass
@@ -99,9 +103,7 @@ class Pool:
             by=np.zeros((1 + len(score.BASELINES), horizon), np.int64),
         )
 
-    def generation(
-        self, instant: int, weights: Tensor | None, change: scale.Change, *, mixed: np.ndarray, solved: np.ndarray
-    ) -> Generation:
+    def generation(self, instant: int, weights: Tensor | None, change: scale.Change, *, mixed: Weights, solved: np.ndarray) -> Generation:
         """What stands now, for good; `mixed` and `solved` are nobody's to change any more."""
         return Generation(
             instant=instant,

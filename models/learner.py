@@ -19,14 +19,14 @@ import torch
 
 from models import baselines, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
-from models.carry import NEVER, Memory, amend, memory, put
+from models.carry import MANY, NEVER, Memory, amend, memory, put
 from models.cells import CELLS
 from models.descent import Descent, Outcome
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
 from models.inputs import CLIP, FLOOR, LAGS, View
 from models.linear import Linear
-from models.mixture import Mixture
+from models.mixture import OWN_RATE, Mixture
 from models.network import Ensemble, Flat
 from models.replay import Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
@@ -38,6 +38,7 @@ ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it 
 TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
+LARGE = 1e30  # scales: what an expert says beyond it is as good there
 MIXTURES = ("mixture", "nets", "mixture-without-nets", "linear")  # models made of several experts, or of one that is no network
 
 
@@ -54,7 +55,7 @@ class Config:
     hidden: int = 64
     truncation: int = 4  # dilated steps that gradients run back
     rate: float = 2e-3
-    least_rate: float = 2e-4
+    least_rate: float = 1e-4
     halving: int = 300  # steps over which the rate falls
     replay: int = 4000  # rows of the pool
     replayed: int = 32  # of them a learning instant repeats
@@ -176,17 +177,18 @@ class Learner:
         self.linear = Linear(self.form)
         self.parts = self._parts()
         self.mixture = self._mixture()
+        self.lean = self.mixture.groups, self.mixture.voices
         self.version = hashlib.sha256(self.descent.weights.cpu().numpy().tobytes()).hexdigest()[:16]
         self._chain = self.version
         self.levels = torch.tensor(config.levels, device=self.device)
         self.pool = Pool.new(config.horizon, config.levels)
         self.memory = self._memory()
-        self.learnt = scale.blank(0, config.horizon)  # (C,) as of the newest generation
+        self.learnt = self._blank(0)  # (C,) as of the newest generation
         self.pending = score.Pending(config.horizon, len(self.tails), len(self.parts))
         sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
         self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
         self.waiting = Waiting(lesson.waiting(form=self.form, **sizes))
-        nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, config.horizon))
+        nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
         self.generations = {START: self._generation(START, self.descent.average.clone(), nothing)}
         self.training: dict[str, float] = {"loss": float("nan"), "gradient_norm": float("nan"), "chains": 0}
 
@@ -215,6 +217,9 @@ class Learner:
         seasonal = [] if self.form.season is None else ["seasonal_naive"]
         return (*nets, "linear", *seasonal, "last_value")
 
+    def _blank(self, count: int) -> np.ndarray:
+        return scale.blank(count, self.config.horizon, self.lean)
+
     def _mixture(self) -> Mixture:
         allowed = np.array([self._allowed(name) for name in self.parts])
         return Mixture(nets=self.members, others=len(self.parts) - self.members, allowed=allowed, horizon=self.config.horizon)
@@ -233,15 +238,19 @@ class Learner:
                 return net
 
     def _generation(self, instant: int, weights: torch.Tensor | None, change: scale.Change) -> Generation:
-        mixed = self.mixture.weights.astype(np.float32)
-        return self.pool.generation(instant, weights, change, mixed=mixed, solved=self.linear.solved)
+        return self.pool.generation(instant, weights, change, mixed=self.mixture.weights, solved=self.linear.solved)
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
         farthest = max(c.horizon, *ORIGINS) + LAGS * c.truncation
         sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE}
-        kept = {"tails": len(self.tails), "bands": len(self.bands), "members": self.members, "parts": self.members + 1}
-        return memory(horizon=c.horizon, hidden=c.hidden, **kept, **sizes)
+        kept = {
+            "tails": len(self.tails),
+            "bands": len(self.bands),
+            "members": self.members,
+            "parts": self.members + 1,
+        }
+        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, **kept, **sizes)
 
     # Who is there
 
@@ -249,14 +258,14 @@ class Learner:
         """A new series takes a slot."""
         self.memory.grow(slot + 1)
         if len(self.learnt) < self.memory.capacity:
-            self.learnt = np.concatenate([self.learnt, scale.blank(self.memory.capacity - len(self.learnt), self.config.horizon)])
+            self.learnt = np.concatenate([self.learnt, self._blank(self.memory.capacity - len(self.learnt))])
         self.forget(np.array([slot]))
         self.memory["key"][slot], self.memory["live"][slot] = key, True
 
     def forget(self, slots: np.ndarray) -> None:
         """These slots hold nobody; they may be given away again."""
         self.memory.clear(slots)
-        self.learnt[slots] = scale.blank(1, self.config.horizon)
+        self.learnt[slots] = self._blank(1)
         for generation in self.generations.values():
             generation.change.forget(slots)
         self.pending.forget(slots)
@@ -355,25 +364,26 @@ class Learner:
 
         relative = unit / size[:, None]
         parts = self._speak(now, then, v, points * relative[:, None])
-        said = np.asarray((parts * then.mixed.T).sum(1), np.float32)
+        mixed = then.mixed.of(rows["lean"].astype(np.float32), self.mixture.prior.astype(np.float32)).transpose(0, 2, 1)
+        said = np.asarray((parts * mixed).sum(1), np.float32)
         fine = np.isfinite(said) & np.isfinite(quantiles).all((1, 2))
         codes = np.where(rows["served"] == scale.UNDECIDED, then.served, rows["served"])
         by, reason = self._serve(codes, fine, v)
-        served = np.where(by == score.NET, level[:, None] + size[:, None] * said, level[:, None])
+        with np.errstate(over="ignore"):
+            everyone = finite(level[:, None, None] + size[:, None, None] * parts)
+            served = np.where(by == score.NET, level[:, None] + size[:, None] * said, level[:, None])
         served = np.where(by == score.SEASONAL, m["ring"][slot[:, None], (cell[:, None] - self.form.back) % m["ring"].shape[1]], served)
-        voice = self._voices(then)
         own = (quantiles - medians[:, :, None]) * then.width + (medians - points)[:, :, None]
-        own = (own * voice[None, :, None]).sum(1) * relative[:, None]
+        own = (own * self._voices(mixed)[:, :, None]).sum(1) * relative[:, None]
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
         naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
         spread = np.where((by == score.NET)[:, None], own, naively)
         spread = np.sort(np.clip(spread * rows["stretch"].astype(np.float32)[:, self.side], -60_000, 60_000).astype(np.float16), 1)
 
-        step.issued[at] = True
+        step.issued[at], step.parts[at] = True, everyone
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
         step.quantiles[at] = finite(served[:, None] + size[:, None, None] * spread)
         where = slot[:, None], score.places(cell, self.config.horizon)
-        step.parts[at] = finite(level[:, None, None] + size[:, None, None] * parts)
         m["said"][where] = np.where(fine, said, np.nan)
         m["parts"][where] = np.clip(parts[:, : self.members + 1], -60_000, 60_000).transpose(0, 2, 1)
         m["spread"][where] = spread[:, self.tails].transpose(0, 2, 1)
@@ -387,13 +397,14 @@ class Learner:
         line = self.linear.say(self.linear.see(self.memory["ring"], now.slot, now.cell, now.level, now.size), then.solved)
         parts = [nets, line[:, None], np.zeros_like(line)[:, None]]
         if self.form.season is not None:
-            parts.insert(2, (v.last / now.size[:, None])[:, None])
-        return np.nan_to_num(np.concatenate(parts, 1).astype(np.float32), nan=0.0)
+            with np.errstate(over="ignore"):
+                parts.insert(2, (v.last / now.size[:, None])[:, None])
+        return np.asarray(np.clip(np.nan_to_num(np.concatenate(parts, 1)), -LARGE, LARGE), np.float32)
 
-    def _voices(self, then: Generation) -> np.ndarray:
-        """(M, H) how much of the quantiles' distance from the point comes from each network."""
-        voice = np.maximum(then.mixed[:, : self.members].T, 1e-6)
-        return np.asarray(voice / voice.sum(0))
+    def _voices(self, mixed: np.ndarray) -> np.ndarray:
+        """(N, M, H) how much of the quantiles' distance from the point comes from each network, by weights (N, K, H)."""
+        voice = np.maximum(mixed[:, : self.members], 1e-6)
+        return np.asarray(voice / voice.sum(1, keepdims=True))
 
     def _serve(self, codes: np.ndarray, fine: np.ndarray, v: View) -> tuple[np.ndarray, np.ndarray]:
         """Who serves (N, H), and why not the network: as learnt, unless that cannot be had now."""
@@ -445,7 +456,8 @@ class Learner:
         if self.form.season is not None:
             seasonal = m["ring"][slot[:, None], (cells.cell[rows, None] - self.form.whole) % m["ring"].shape[1]]
         better = np.where(np.isnan(seasonal), score.LAST, better)
-        net = level + size * m["said"][place]
+        with np.errstate(over="ignore"):
+            net = level + size * m["said"][place]
         point = np.where(by == score.NET, net, np.where(by == score.SEASONAL, seasonal, level))
         edges = finite(point[..., None] + size[..., None] * m["spread"][place])
         base = np.where(better == score.SEASONAL, seasonal, level)
@@ -555,12 +567,23 @@ class Learner:
         if had.size:
             errors, under = self.pending.columns["error"][found[had]], self.pending.columns["under"][found[had]]
             rows["stretch"][had] = self.pool.weigh(m, slot[had], errors, under, rows["stretch"][had])
-            met = self.pending.columns["actual"][found[had]].astype(np.float64)
-            self.mixture.learn(self.pending.columns["said"][found[had]].astype(np.float64), met, ~np.isnan(met))
+            rows["lean"][had] = self._mix(slot[had], found[had])
             self.pending.drop(found[had])
         self.learnt[slot] = rows
         self.linear.learn(m["closed"], slot, cell, size)
         self._drop_anchor(slot, cell, behind)
+
+    def _mix(self, slot: np.ndarray, found: np.ndarray) -> np.ndarray:
+        """Learn from scores at `found` rows of `pending` who of the experts is how good; returns what the series lean to (N, G, V)."""
+        m, said, met = self.memory, *(self.pending.columns[name][found].astype(np.float64) for name in ("said", "actual"))
+        known = ~np.isnan(met)
+        off, count = self.mixture.by_group(self.mixture.learn(said, met, known), known)
+        total = np.minimum(m["losses"][slot] + count, MANY)
+        rate = count / np.maximum(total, 1)
+        loss = m["loss"][slot]
+        m["loss"][slot] = loss = loss + (off - loss) * np.maximum(rate, np.where(count > 0, OWN_RATE, 0.0))[:, None]
+        m["losses"][slot] = total
+        return self.mixture.lean(loss, total)
 
     def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, behind: Generation) -> None:
         """Move the anchor of the phase that is learnt from next one dilated step on."""
@@ -621,15 +644,15 @@ class Learner:
         self.descent.bad, self.descent.steps = 0, max(trained.steps, self.descent.settled)
         self.version = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:16]
         m, fresh = self.memory, Pool.new(self.config.horizon, self.config.levels)
-        m["evidence"][:], m["evidence_count"][:], m["origin"][:] = 0, 0, NEVER
+        m["evidence"][:], m["evidence_count"][:], m["loss"][:], m["losses"][:], m["origin"][:] = 0, 0, 0, 0, NEVER
         self.pending.drop(np.arange(self.pending.count))
         self.replay.clear()
         self.waiting.clear()
-        self.learnt["served"], self.learnt["stretch"] = scale.UNDECIDED, 1
+        self.learnt["served"], self.learnt["stretch"], self.learnt["lean"] = scale.UNDECIDED, 1, 0
         self.mixture = self._mixture()
         for name in ("log_width", "evidence", "evidence_count", "served"):
             setattr(self.pool, name, getattr(fresh, name))
-        nothing = scale.Change(np.zeros(0, np.int64), scale.blank(0, self.config.horizon))
+        nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
         self.generations = {at: self._generation(at, self.descent.average.clone(), nothing) for at in self.generations}
         self.reading = {}
 
@@ -692,9 +715,9 @@ class Learner:
             self.pool.load(groups["pool"], rest["pool"])
             self.mixture.load(groups["mixture"])
             self.linear.load(groups["linear"])
-            self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon)
+            self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon, self.lean)
             self.generations = {
-                at: Generation.load(at, updates, relative, groups[f"generation {at}"], self.device)
+                at: Generation.load(at, updates, relative, groups[f"generation {at}"], self.device, self.lean)
                 for at, updates, relative in rest["generations"]
             }
         except (KeyError, ValueError, RuntimeError) as error:

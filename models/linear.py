@@ -40,15 +40,19 @@ class Linear:
 
     def see(self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, size: np.ndarray) -> np.ndarray:
         """Features (N, F) at cells, from values there and before; what was not observed is no change."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            seen = np.concatenate(self._changes(ring, slot, cell, level), 1) / size[:, None]
+        x = np.zeros((len(slot), self.features))
+        x[:, : seen.shape[1]] = np.where(np.isnan(seen), 0.0, np.clip(seen, -BOUND, BOUND))
+        return x
+
+    def _changes(self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray) -> list[np.ndarray]:
         parts = [read(ring, slot, cell[:, None] - np.arange(1, LAGS + 1)) - level[:, None]]
         if self.form.season is not None:
             last = read(ring, slot, cell[:, None] - self.form.back) - level[:, None]
             before = read(ring, slot, cell[:, None] - self.form.back - self.form.season) - level[:, None]
             parts += [last, (last + before) / 2]
-        x = np.zeros((len(slot), self.features))
-        seen = np.concatenate(parts, 1) / size[:, None]
-        x[:, : seen.shape[1]] = np.where(np.isnan(seen), 0.0, np.clip(seen, -BOUND, BOUND))
-        return x
+        return parts
 
     def say(self, x: np.ndarray, solved: np.ndarray) -> np.ndarray:
         """(N, H) changes from the level, in units of the series' one-step change; a row is the same whoever stands beside it."""
@@ -70,7 +74,8 @@ class Linear:
                 continue
             s, o, unit = slot[fine], origin[fine], size[fine]
             x = self.see(ring, s, o, level[fine], unit)
-            y = np.clip((target[fine] - level[fine, None]) / unit[:, None], -BOUND, BOUND)
+            with np.errstate(over="ignore"):
+                y = np.clip((target[fine] - level[fine, None]) / unit[:, None], -BOUND, BOUND)
             self.gram[g] += x.T @ x
             self.cross[:, first:end] += x.T @ y
             self.rows[g] += len(x)

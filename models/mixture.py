@@ -1,29 +1,63 @@
 """The experts' forecasts as one: per lead, stacked by discounted ridge regression, and the stack weighed among all of them.
 
 Two levels. *Stacking* (Wolpert 1992; Breiman 1996) finds the linear combination that would have been best of late, shrunk towards
-the prior weights; its labels come per lead. What it says enters, beside every expert, an *exponentially weighted average*
-(Vovk 1990; Littlestone & Warmuth 1994) on discounted squared errors: never far from the best of them, whatever stacking does.
-Both levels are linear in the experts, so that what a forecast needs is one weight an expert and lead.
+the prior weights; its labels come per lead. What it says enters, beside every expert and the prior combination, an *exponentially
+weighted average* (Vovk 1990; Littlestone & Warmuth 1994) on discounted squared errors: never far from the best of them, whatever
+stacking does. The average is over all series, and from there on a series' own, as far as its own errors say otherwise.
+Every level is linear in the experts, so that what a forecast needs is one weight an expert and lead.
 
-Letters: N rows, K experts, H lead times. Forecasts and actual values relative to the level at issue, in naive errors of their lead;
-an expert that says the level itself is a zero.
+Letters: N rows, K experts, V = K + 2 voices (the experts, the stack, the prior combination), H lead times, G groups of leads.
+Forecasts and actual values are relative to the level at issue, in naive errors of their lead; an expert that says the level
+itself is a zero.
 """
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 FORGET = 0.9998  # of what stacking and weighing remember, an instant
-RIDGE = 0.01  # pull of the prior weights on stacking, in mean squares of the experts' forecasts
+RIDGE = 0.03  # pull of the prior weights on stacking, in mean squares of the experts' forecasts
 EAGER = 0.03  # rate of the weighing: 150 times the relative difference in error, once 5,000 instants are remembered
+OWN_RATE = 0.002  # of forgetting in a series' own errors: 500 scores
+OWN_EAGER = 0.1  # 50 times the relative difference, once those are remembered
+LEAST = -60.0  # of what a series' own errors may take from a voice: nothing is left of it
 BOUND = 10.0  # naive errors: what is farther off counts as this
 NETS = 0.9  # of the prior weight: what the networks have together
+VOICES = (0.25, 0.25, 0.5)  # prior weight of all experts one by one, of the stack, of the prior combination
+
+
+ENDS = (1, 6, 24)  # where groups of leads end: a series' own evidence is gathered by group, it has little of each lead
+
+
+def groups(horizon: int) -> np.ndarray:
+    """(H,) the group of each lead.
+
+    >>> groups(8).tolist()
+    [0, 1, 1, 1, 1, 1, 2, 2]
+    """
+    return np.searchsorted(ENDS, np.arange(1, horizon + 1))
+
+
+class Weights(NamedTuple):
+    """What a generation has learnt of the experts; nobody changes it."""
+
+    voice: np.ndarray  # (H, V) logarithms, of all series together
+    stacked: np.ndarray  # (H, K)
+
+    def of(self, lean: np.ndarray, prior: np.ndarray) -> np.ndarray:
+        """Weights (N, H, K) of series that lean (N, G, V) to some of the voices."""
+        score = self.voice + lean[:, groups(len(self.voice))]
+        voice = np.exp(score - score.max(-1, keepdims=True))
+        voice /= voice.sum(-1, keepdims=True)
+        return np.asarray(voice[..., :-2] + voice[..., -2:-1] * self.stacked + voice[..., -1:] * prior)
 
 
 class Mixture:
     """Running sums, and the weights that follow from them. Arrays only; `ARRAYS` is all that is remembered."""
 
-    ARRAYS = ("gram", "cross", "loss", "seen", "total")
+    ARRAYS = ("gram", "cross", "loss", "seen")
 
     def __init__(self, *, nets: int, others: int, allowed: np.ndarray, horizon: int) -> None:
         """`allowed` (K,) bool: experts that may have weight; the first `nets` are networks, the last one says the level."""
@@ -31,53 +65,66 @@ class Mixture:
         self.allowed = allowed
         share = np.where(np.arange(count) < nets, NETS / max(nets, 1), (1 - NETS) / max(others, 1)) * allowed
         self.prior = share / share.sum()
+        with np.errstate(divide="ignore"):
+            self._start = np.log(np.concatenate([self.prior * VOICES[0], VOICES[1:]]))
         self.gram = np.zeros((horizon, count, count))
         self.cross = np.zeros((horizon, count))
-        self.loss = np.zeros((horizon, count + 1))  # discounted squared errors; the stack's is the last
+        self.loss = np.zeros((horizon, count + 2))  # discounted squared errors of the voices
         self.seen = np.zeros(horizon)  # discounted instants
-        self.total = np.zeros(horizon, np.int64)  # instants with a score
-        self.stacked = np.tile(self.prior, (horizon, 1))
-        self.weights = self.stacked.copy()  # (H, K) of a forecast
+        self._group = groups(horizon)
+        self.groups = int(self._group.max()) + 1
+        self.weigh()
 
-    def learn(self, said: np.ndarray, actual: np.ndarray, known: np.ndarray) -> None:
-        """Forecasts (N, K, H) that met their actual values (N, H), where `known` (N, H)."""
+    @property
+    def voices(self) -> int:
+        return len(self._start)
+
+    def learn(self, said: np.ndarray, actual: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Forecasts (N, K, H) that met their actual values (N, H), where `known` (N, H); returns squared errors (N, V, H)."""
         said, actual = np.where(known[:, None], said, 0.0), np.where(known, actual, 0.0)
-        count = known.sum(0)
-        here = count > 0
-        each = np.maximum(count, 1)
+        each = np.maximum(known.sum(0), 1)
+        here = known.any(0)
         by_lead = said.transpose(2, 1, 0)  # (H, K, N)
-        gram = by_lead @ by_lead.transpose(0, 2, 1) / each[:, None, None]
-        cross = (by_lead @ actual.T[:, :, None])[..., 0] / each[:, None]
-        stack = np.einsum("nkh,hk->nh", said, self.stacked)
-        off = np.minimum(np.abs(np.concatenate([said, stack[:, None]], 1) - actual[:, None]), BOUND)
-        loss = (off * off).sum(0).T / each[:, None]
         keep = np.where(here, FORGET, 1.0)
-        self.gram = self.gram * keep[:, None, None] + gram
-        self.cross = self.cross * keep[:, None] + cross
-        self.loss = self.loss * keep[:, None] + loss
+        self.gram = self.gram * keep[:, None, None] + by_lead @ by_lead.transpose(0, 2, 1) / each[:, None, None]
+        self.cross = self.cross * keep[:, None] + (by_lead @ actual.T[:, :, None])[..., 0] / each[:, None]
+        both = np.stack([(said * self.stacked.T).sum(1), (said * self.prior[:, None]).sum(1)], 1)
+        off = np.minimum(np.abs(np.concatenate([said, both], 1) - actual[:, None]), BOUND)
+        off *= off
+        self.loss = self.loss * keep[:, None] + off.sum(0).T / each[:, None]
         self.seen = self.seen * keep + here
-        self.total += here
+        return np.asarray(off)
 
     def weigh(self) -> None:
-        """Weights anew, from all that has been learnt."""
+        """Voices and stack of all series together anew, from all that has been learnt."""
         count = len(self.prior)
-        eye = np.eye(count)
         pull = RIDGE * np.trace(self.gram, axis1=1, axis2=2)[:, None] / count + 1e-6
         shut = np.where(self.allowed, 0.0, 1e12)  # an expert that may not have weight is pulled to nothing
-        normal = self.gram + (pull[..., None] + shut) * eye
+        normal = self.gram + (pull[..., None] + shut) * np.eye(count)
         self.stacked = np.linalg.solve(normal, (self.cross + pull * self.prior)[..., None])[..., 0]
-        prior = np.concatenate([self.prior, [0.0]])
-        prior[-1] = 0.5  # the stack begins as the prior itself, so this is a second voice for it
-        with np.errstate(divide="ignore"):
-            start = np.log(prior)
-        allowed = np.concatenate([self.allowed, [True]])
-        least = np.where(allowed, self.loss, np.inf).min(1, keepdims=True)
-        behind = self.loss / np.maximum(least, 1e-12) - 1
-        score = np.where(allowed, start - EAGER * self.seen[:, None] * behind, -np.inf)
-        score -= score.max(1, keepdims=True)
-        voice = np.exp(score)
-        voice /= voice.sum(1, keepdims=True)
-        self.weights = voice[:, :-1] + voice[:, -1:] * self.stacked
+        score = self._start - EAGER * self.seen[:, None] * self._behind(self.loss)
+        self.voice = score - score.max(1, keepdims=True)
+
+    @property
+    def weights(self) -> Weights:
+        """As they stand, for good."""
+        return Weights(self.voice.astype(np.float32), self.stacked.astype(np.float32))
+
+    def by_group(self, off: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Errors (N, V, H), where `known` (N, H), as means (N, V, G) over the leads of a group, and how many they are of (N, G)."""
+        of = self._group == np.arange(self.groups)[:, None]  # (G, H)
+        count = known @ of.T
+        return np.where(known[:, None], off, 0.0) @ of.T / np.maximum(count, 1)[:, None], count
+
+    def lean(self, loss: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """(N, G, V) what series' own mean squared errors (N, V, G) over (N, G) scores add to the voices' logarithms."""
+        heard = np.minimum(count, 1 / OWN_RATE)[..., None]
+        return np.asarray(np.maximum(-OWN_EAGER * heard * self._behind(loss.transpose(0, 2, 1)), LEAST))
+
+    def _behind(self, loss: np.ndarray) -> np.ndarray:
+        """(..., V) how much worse than the best of those who may speak, as a part."""
+        least = np.where(np.isfinite(self._start), loss, np.inf).min(-1, keepdims=True)
+        return np.asarray(loss / np.maximum(least, 1e-9) - 1)
 
     def state(self) -> dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in self.ARRAYS}

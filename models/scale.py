@@ -1,6 +1,7 @@
 """What is learnt of each series, generation by generation: its scale, its naive errors, who serves it, how wide.
 
-Letters: C slots, H lead times. A generation is what learning had come to at an instant. Samples are forecast under older
+Letters: C slots, H lead times, G groups of leads, V voices.
+A generation is what learning had come to at an instant. Samples are forecast under older
 generations than the newest, so each keeps what it *changed*: the rows as they were before it.
 """
 
@@ -16,20 +17,21 @@ LEAST = 1e-30
 UNDECIDED = -1  # who serves: as all series together
 
 
-def learnt(horizon: int) -> np.dtype[np.void]:
+def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
     return np.dtype(
         [
             ("scale", np.float64),  # mean one-step change; NaN: not known yet
             ("naive", np.float16, (3, horizon)),  # errors of the naive forecasts in units of it; NaN: not known yet
             ("served", np.int8, (horizon,)),  # models.score.code, or UNDECIDED
+            ("lean", np.float16, lean),  # to the voices of the mixture, beside all series together: see models.mixture
             ("stretch", np.float16, (2, horizon)),  # factor on the distance of quantiles from the median, below and above
         ]
     )
 
 
-def blank(count: int, horizon: int) -> np.ndarray:
+def blank(count: int, horizon: int, lean: tuple[int, int]) -> np.ndarray:
     """Rows of series of which nothing is learnt."""
-    rows = np.zeros(count, learnt(horizon))
+    rows = np.zeros(count, learnt(horizon, lean))
     rows["scale"], rows["naive"], rows["served"], rows["stretch"] = np.nan, np.nan, UNDECIDED, 1
     return rows
 
@@ -39,9 +41,9 @@ def to_bytes(rows: np.ndarray) -> np.ndarray:
     return np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), rows.dtype.itemsize)
 
 
-def from_bytes(data: np.ndarray, horizon: int) -> np.ndarray:
+def from_bytes(data: np.ndarray, horizon: int, lean: tuple[int, int]) -> np.ndarray:
     """The inverse of `to_bytes`."""
-    return np.frombuffer(data.tobytes(), learnt(horizon)).copy()
+    return np.frombuffer(data.tobytes(), learnt(horizon, lean)).copy()
 
 
 class Change:
@@ -61,7 +63,7 @@ class Change:
     def forget(self, slots: np.ndarray) -> None:
         """Whoever takes these slots begins with nothing, in every generation."""
         mine = np.isin(self.slots, slots)
-        self.rows[mine] = blank(1, self.rows["served"].shape[1])
+        self.rows[mine] = blank(1, self.rows["served"].shape[1], self.rows["lean"].shape[1:])
 
 
 def mean(before: np.ndarray, count: np.ndarray, new: np.ndarray, rate: float | np.ndarray) -> np.ndarray:

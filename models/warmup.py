@@ -100,6 +100,7 @@ def _shelf(learner: Learner, history: History) -> Memory:
         bands=0,
         members=learner.members,
         parts=0,
+        lean=(0, 0),
         hidden=c.hidden,
         ring=1,
         closed=len(history.values) + learner.form.reach + LAGS,

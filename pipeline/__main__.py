@@ -249,12 +249,7 @@ def backtest(
     scale: Annotated[
         str, typer.Option(help="Unit of errors: none (the series' own), warmup (standard deviations of its warm-up rows).")
     ] = "none",
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="mixture, nets, mixture-without-nets, linear, lstm, gru, elman, jordan, seasonal_naive, last_value. Default: forecast.model."
-        ),
-    ] = None,
+    model: Annotated[str | None, typer.Option(help="What forecasts: mixture, nets, linear, lstm, ...; see forecast.model.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything drawn at random.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page to look at: one HTML file that needs no network.")] = None,
     assign: Assign = None,
@@ -281,15 +276,13 @@ def backtest(
         on, nominal = verb.stepping(step)
         flags = {
             "input.topics": "backtest", "series.step": nominal, "series.season": () if season == "none" else season,
-            "forecast.horizon": horizon, "learn.seed": seed,
+            "forecast.horizon": horizon, "forecast.model": model, "learn.seed": seed,
             "time.disorder": None if disorder is None or on is None else f"{disorder * on.step_us}us",
         }  # fmt: skip
         settings = settings_from(config, assign, flags)
         ids = None if series is None else () if series == "none" else listed(series)
         asked = Asked(file, listed(at), time_format, ids, listed(values), wide_rows, start)
-        result, counted, interrupted = verb.run(
-            asked, settings, on, split=Split(warmup, validation, test), scale=scale, model=model, out=report
-        )
+        result, counted, interrupted = verb.run(asked, settings, on, split=Split(warmup, validation, test), scale=scale, out=report)
         if as_json:
             print_json(result)
         else:

@@ -53,14 +53,14 @@ def season_of(settings: Settings, on: Grid) -> int | None:
     return whole if whole > 1 and not rest else None
 
 
-def prepared(arranged: Arranged, settings: Settings, on: Grid, *, split: Split, scale: str, model: str | None) -> Prequential:
+def prepared(arranged: Arranged, settings: Settings, on: Grid, *, split: Split, scale: str) -> Prequential:
     """The loop, before its first row. Raises SettingsError."""
     step, span, disorder = settings.series.step, settings.window.span, settings.time.disorder
     faults = Faults()
     if span != step:
         faults.append("window.span: a backtest learns at every step; allowed: to leave it out")
     config = config_of(settings)
-    config = replace(config, season=season_of(settings, on), model=model or config.model)
+    config = replace(config, season=season_of(settings, on))
     try:
         loop = Prequential(
             arranged.matrix,
@@ -124,7 +124,7 @@ def play(loop: Prequential, console: Console) -> bool:
 
 
 def run(
-    asked: Asked, settings: Settings, on: Grid | None, *, split: Split, scale: str, model: str | None = None, out: Path | None
+    asked: Asked, settings: Settings, on: Grid | None, *, split: Split, scale: str, out: Path | None
 ) -> tuple[dict[str, Any], Result, bool]:
     """The file played to its end or to Ctrl-C: the JSON object, the result, interrupted. Raises SettingsError."""
     console = Console(stderr=True)
@@ -133,7 +133,7 @@ def run(
     arranged = arrange(asked, on)
     for note in arranged.notes:
         console.print(note, highlight=False, markup=False)
-    loop = prepared(arranged, settings, on, split=split, scale=scale, model=model)
+    loop = prepared(arranged, settings, on, split=split, scale=scale)
     writable(out)
     interrupted = play(loop, console)
     result = loop.result()

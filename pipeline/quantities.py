@@ -247,7 +247,10 @@ Aggregate = Annotated[str, choice("mean", later=("last", "sum", "count", "rate")
 Gaps = Annotated[str, choice("mask", later=("ffill", "linear", "split"))]
 Silent = Annotated[str, choice("skip", later=("fill",))]
 Kind = Annotated[str, choice("fixed", later=("sliding", "session"))]
-Model = Annotated[str, choice("lstm", "gru", "elman", "jordan", later=("mixture", "linear", "seasonal_naive", "last_value"))]
+Model = Annotated[
+    str,
+    choice("mixture", "nets", "mixture-without-nets", "linear", "lstm", "gru", "elman", "jordan", "seasonal_naive", "last_value"),
+]
 Layout = Annotated[str, choice("record", "row")]
 
 

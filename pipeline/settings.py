@@ -126,7 +126,10 @@ class Window(Section):
 class Forecast(Section):
     horizon: Count = about("steps ahead", 24, ge=1, le=1_000)
     levels: Levels = about("quantile levels, rising, 0.5 among them", (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95))
-    model: Model = about("what forecasts: lstm, gru, elman or jordan", "lstm")
+    model: Model = about(
+        "what forecasts: mixture (all experts), nets, mixture-without-nets, linear, lstm, gru, elman, jordan, seasonal_naive or last_value",
+        "mixture",
+    )
     publish_from: PublishFrom = about("issue time of the first forecast published: first_start, earliest or a time", "first_start")
     min_scores: Count = about("scores of a series before its skill counts", 30, ge=1)
 
@@ -135,7 +138,7 @@ class Learn(Section):
     rate: Real | None = about("learning rate", None, shown="the model's own", gt=0, le=1)
     truncation: Count | None = about("steps that gradients flow back", None, shown="the model's own", ge=1)
     replay: Count | None = about("replayed origins a learning instant", None, shown="the model's own", ge=0)
-    members: One = about("networks in the ensemble", 1)
+    members: Count = about("networks in a mixture", 3, ge=1, le=12)
     learn_ahead: bool = about("learning runs after the forecasts that it must not delay", default=True)
     rows: Count = about("training rows a learning instant, at most", 2_048, ge=1)
     device: Device = about("auto, cpu, cuda or cuda:N", "auto")

@@ -245,7 +245,7 @@ def test_all_faults_are_said_at_once_and_the_exit_code_is_2(short):
         (["--step", "1h", "--scale", "warmup"], "there are no warm-up rows"),
         (["--step", "1 fortnight"], "--step is '1 fortnight'; allowed:"),
         ([], "series.step is required"),
-        (["--step", "1h", "--model", "oracle"], "model is 'oracle', want one of mixture, "),
+        (["--step", "1h", "--model", "oracle"], "forecast.model = oracle (flag): not known; allowed: mixture, nets"),
         (["--step", "1h", "--report", "/no/such/folder/x.html"], "--report /no/such/folder/x.html: No such file or directory"),
         (["--step", "1h", "--wide-rows"], "--wide-rows needs --start"),
         (["--step", "1h", "--time-format", "%Q"], "--time-format %Q:"),

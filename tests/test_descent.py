@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from models.descent import CLIP_NORM, PATIENCE, Descent
-from models.network import Network
+from models.network import Ensemble
 
 
 def descent(**kwargs):
-    network = Network(features=4, hidden=3, horizon=2, levels=(0.1, 0.5, 0.9), seed=1)
+    network = Ensemble(members=1, features=4, own=2, hidden=3, horizon=2, levels=(0.1, 0.5, 0.9), seed=1)
     return Descent(network, **({"rate": 1e-2, "least": 1e-2, "halving": 100} | kwargs))
 
 

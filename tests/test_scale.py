@@ -9,7 +9,7 @@ from models.generation import Pool
 
 
 def rows(*scales):
-    out = scale.blank(len(scales), 2)
+    out = scale.blank(len(scales), 2, (2, 3))
     out["scale"] = scales
     return out
 
@@ -37,7 +37,7 @@ def test_who_takes_a_slot_over_has_no_past_in_any_generation():
 
 def test_rows_as_bytes_come_back():
     one = rows(1.5, np.nan)
-    assert scale.from_bytes(scale.to_bytes(one), 2).tobytes() == one.tobytes()
+    assert scale.from_bytes(scale.to_bytes(one), 2, (2, 3)).tobytes() == one.tobytes()
     assert scale.to_bytes(one[:0]).shape == (0, one.dtype.itemsize)
 
 

@@ -83,13 +83,15 @@ PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 10**6)), unique=Tr
 
 @given(PAIRS, PAIRS)
 def test_pending_scores_are_found_by_series_and_cell(kept, wanted):
-    pending = Pending(2, 3)
+    pending = Pending(2, 3, 4)
     for k, (slot, cell) in enumerate(kept):
         row = {
             "slot": np.array([slot]),
             "cell": np.array([cell]),
             "error": np.full((1, 3, 2), float(k)),
             "under": np.zeros((1, 3, 2), np.int8),
+            "said": np.zeros((1, 4, 2)),
+            "actual": np.zeros((1, 2)),
         }
         pending.append(**row)
     slots, cells = (np.array([w[i] for w in wanted], np.int64) for i in range(2))

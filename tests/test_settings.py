@@ -102,8 +102,7 @@ BROKEN = {
     "levels beyond one": ("[forecast]\nlevels = [0.5, 95]", "between 0 and 1"),
     "levels without the median": ("[forecast]\nlevels = [0.1, 0.9]", "0.5 among them"),
     "levels that are not numbers": ('[forecast]\nlevels = ["low", 0.5]', "allowed: numbers"),
-    "a model to come": ('[forecast]\nmodel = "mixture"', "not supported yet; allowed: lstm"),
-    "a model that nobody knows": ('[forecast]\nmodel = "oracle"', "not known; allowed: lstm"),
+    "a model that nobody knows": ('[forecast]\nmodel = "oracle"', "not known; allowed: mixture"),
     "many samples": ('[series]\nsamples = "many"', "not supported yet; allowed: one"),
     "filled gaps": ('[series]\ngaps = "ffill"', "not supported yet; allowed: mask"),
     "filled silence": ('[series]\nsilent = "fill"', "not supported yet; allowed: skip"),
@@ -150,11 +149,11 @@ def test_a_broken_file_is_refused_with_one_named_error(what, tmp_path):
 
 
 def test_all_faults_are_told_at_once_with_where_each_came_from(tmp_path):
-    toml = '[series]\nsamples = "many"\n\n[forecast]\nmodel = "linear"\n'
+    toml = '[series]\nsamples = "many"\n\n[forecast]\nmodel = "oracle"\n'
     lines = faults({"learn.rows": 0}, toml=toml, environ={"TIDECAST_COMMIT__INTERVAL": "1"}, folder=tmp_path)
     assert [line.split(":")[0] for line in lines] == [
         f"series.samples = many ({tmp_path}/tidecast.toml line 2)",
-        f"forecast.model = linear ({tmp_path}/tidecast.toml line 5)",
+        f"forecast.model = oracle ({tmp_path}/tidecast.toml line 5)",
         "learn.rows = 0 (flag)",
         "commit.interval = 1 (environment TIDECAST_COMMIT__INTERVAL)",
     ]

@@ -47,4 +47,5 @@ if __name__ == "__main__":
     kind = sys.argv.pop(1)
     if kind != "lstm":
         CELLS["lstm"] = {"stack": Stack, "deep": Deep}[kind]
+    sys.argv += ["--set", "model=lstm"]
     main()
