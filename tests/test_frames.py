@@ -16,7 +16,7 @@ from models.learner import Config
 from models.prequential import Prequential, Split
 
 HOURS = [dt.datetime(2026, 1, 1) + dt.timedelta(hours=k) for k in range(60)]
-SAY = {"step": "1h", "season": 8, "horizon": 4}
+SAY = {"step": "1h", "season": 8, "horizon": 4, "model": "lstm"}
 
 
 def waves(seed=0):
@@ -39,7 +39,7 @@ def done(frame):
 def test_it_is_the_loop_over_the_same_matrix(done):
     values = np.stack([waves(), np.where(np.arange(60) < 20, np.nan, waves(1))], 1)
     first = int((HOURS[0] - dt.datetime(1970, 1, 1)).total_seconds()) // 3600
-    loop = Prequential(Matrix(first, values, ("a", "b")), Config(horizon=4, season=8), split=Split())
+    loop = Prequential(Matrix(first, values, ("a", "b")), Config(horizon=4, season=8, model="lstm"), split=Split())
     for _ in loop.play():
         pass
     assert done.totals.json("x") == loop.result().json("x")
