@@ -64,7 +64,17 @@ class Memory:
 
 
 def memory(
-    *, horizon: int, tails: int, bands: int, members: int, parts: int, lean: tuple[int, int], hidden: int, ring: int, closed: int
+    *,
+    horizon: int,
+    tails: int,
+    bands: int,
+    members: int,
+    parts: int,
+    lean: tuple[int, int],
+    columns: int,
+    hidden: int,
+    ring: int,
+    closed: int,
 ) -> Memory:
     """All that is kept of a series, but for what is kept per generation (see `models.scale`)."""
     pairs = horizon * (horizon + 1) // 2
@@ -72,6 +82,9 @@ def memory(
         {
             "key": (np.uint64, (), 0),
             "live": (np.bool_, (), False),
+            "column": (np.int16, (), -1),  # of a wide record that this series is; -1: of none
+            "record": (np.uint64, (), 0),
+            "related": (np.int64, (columns,), -1),  # slots of the record's columns
             # written by arrivals
             "seen": (np.int64, (), 0),  # observations so far
             "newest": (np.int64, (), NEVER),

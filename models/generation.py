@@ -38,7 +38,7 @@ class Generation:
     width: np.ndarray  # (Q, H) factors on the network's own quantiles
     served: np.ndarray  # (H,) codes for series that have too little evidence of their own
     mixed: Weights  # of the experts
-    solved: np.ndarray  # (F, H) coefficients of the linear one
+    solved: tuple[np.ndarray, ...]  # (C, F, H) coefficients of each linear one
     change: scale.Change
 
     def state(self) -> dict[str, np.ndarray]:
@@ -50,7 +50,7 @@ class Generation:
             "width": self.width,
             "served": self.served,
             **self.mixed._asdict(),
-            "solved": self.solved,
+            **{f"solved {k}": coefficients for k, coefficients in enumerate(self.solved)},
             "slots": self.change.slots,
             "rows": scale.to_bytes(self.change.rows),
         }
@@ -61,10 +61,11 @@ class Generation:
     ) -> Generation:
         """The inverse of `state`."""
         change = scale.Change(columns["slots"].copy(), scale.from_bytes(columns["rows"], columns["naive"].shape[1], lean))
-        plain = {name: columns[name].copy() for name in ("naive", "spread", "width", "served", "solved")}
+        plain = {name: columns[name].copy() for name in ("naive", "spread", "width", "served")}
+        solved = tuple(columns[f"solved {k}"].copy() for k in range(sum(name.startswith("solved") for name in columns)))
         mixed = Weights(*(columns[name].copy() for name in Weights._fields))
         weights = torch.from_numpy(columns["weights"].copy()).to(device)
-        return cls(instant=instant, updates=updates, weights=weights, relative=relative, change=change, mixed=mixed, **plain)
+        return cls(instant=instant, updates=updates, weights=weights, relative=relative, change=change, mixed=mixed, solved=solved, **plain)
 
 
 @dataclass
@@ -103,7 +104,9 @@ class Pool:
             by=np.zeros((1 + len(score.BASELINES), horizon), np.int64),
         )
 
-    def generation(self, instant: int, weights: Tensor | None, change: scale.Change, *, mixed: Weights, solved: np.ndarray) -> Generation:
+    def generation(
+        self, instant: int, weights: Tensor | None, change: scale.Change, *, mixed: Weights, solved: tuple[np.ndarray, ...]
+    ) -> Generation:
         """What stands now, for good; `mixed` and `solved` are nobody's to change any more."""
         return Generation(
             instant=instant,
@@ -180,9 +183,9 @@ class Pool:
         step = np.stack([side.mean(1) if side.shape[1] else np.zeros_like(stretch[:, 0]) for side in sides], 1)
         return np.asarray(np.clip(stretch * np.exp(STRETCH * step), 0.1, 10))
 
-    def decide(self, needed: int) -> list[tuple[str, str, dict[str, Any]]]:
+    def decide(self, needed: int, *, mixed: bool) -> list[tuple[str, str, dict[str, Any]]]:
         """Who serves series that have too little evidence of their own; decisions where the network lost or won leads."""
-        before, self.served = self.served, score.choose(self.evidence, self.evidence_count, self.served, needed=needed)
+        before, self.served = self.served, score.choose(self.evidence, self.evidence_count, self.served, needed=needed, mixed=mixed)
         was, now = ((codes & 3) == score.NET for codes in (before, self.served))
         cold = (before >> 3) == score.COLD
         changes = (("fallback", was & ~now), ("recover", now & ~was & ~cold))

@@ -78,6 +78,7 @@ class Matrix(NamedTuple):
     first: int  # cell of the first row
     values: np.ndarray  # (T, N) float64, NaN: not observed
     names: tuple[str, ...]  # (N,)
+    columns: int = 0  # of wide records, whose series stand side by side, record by record; 0: each series by itself
 
 
 class Repeat(NamedTuple):

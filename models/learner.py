@@ -25,7 +25,7 @@ from models.descent import Descent, Outcome
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
 from models.inputs import CLIP, FLOOR, LAGS, View
-from models.linear import Linear
+from models.linear import Linear, Related, affordable
 from models.mixture import OWN_RATE, Mixture
 from models.network import Ensemble, Flat
 from models.replay import Replay, Waiting, mixed
@@ -38,6 +38,7 @@ ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it 
 TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
+SLOW = 5e-4  # rate at which a series' mean forgets
 LARGE = 1e30  # scales: what an expert says beyond it is as good there
 MIXTURES = ("mixture", "nets", "mixture-without-nets", "linear")  # models made of several experts, or of one that is no network
 
@@ -52,6 +53,7 @@ class Config:
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     model: str = "mixture"
     members: int = 3  # networks in a mixture
+    columns: int = 0  # of a wide record, whose series may learn from each other; 0: none
     hidden: int = 64
     truncation: int = 4  # dilated steps that gradients run back
     rate: float = 2e-3
@@ -94,12 +96,13 @@ class Exercise:
     whole: lesson.Lesson
     levels: torch.Tensor
     decisions: list[Decision]  # of who serves
+    taught: bool  # networks have a part in the model
     outcome: Outcome | None = None
 
     @property
     def wanted(self) -> bool:
-        """There is something to learn from."""
-        return bool(self.whole.known.any())
+        """There is something to learn from, and somebody to learn it."""
+        return self.taught and bool(self.whole.known.any())
 
     def run(self) -> None:
         """Take the step, if it is wanted."""
@@ -164,7 +167,8 @@ class Learner:
             )
         self.config = config
         self.experts = (BY.get(config.model, config.model), *BASELINES)
-        self.members = config.members if config.model in MIXTURES else 1
+        self.taught = config.model in {*CELLS, "mixture", "nets"}
+        self.members = config.members if self.taught and config.model in MIXTURES else 1
         cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
         self.form = inputs.shape(config.horizon, config.season, config.step_us)
@@ -174,7 +178,10 @@ class Learner:
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
         self.descent = Descent(self._network(), **self.plan()["descent"])
         self.reading: dict[int, Flat] = {}  # ensembles by generation
-        self.linear = Linear(self.form)
+        self.linear = [Linear(self.form)]
+        self.columns = config.columns if config.columns > 1 and affordable(self.form, config.columns) else 0
+        if self.columns:
+            self.linear.append(Linear(self.form, columns=self.columns))
         self.parts = self._parts()
         self.mixture = self._mixture()
         self.lean = self.mixture.groups, self.mixture.voices
@@ -215,7 +222,7 @@ class Learner:
         cell = self.plan()["network"]["cell"]
         nets = [cell] if self.members == 1 else [f"{cell} {k + 1}" for k in range(self.members)]
         seasonal = [] if self.form.season is None else ["seasonal_naive"]
-        return (*nets, "linear", *seasonal, "last_value")
+        return (*nets, *("linear", "linear related")[: len(self.linear)], *seasonal, "last_value")
 
     def _blank(self, count: int) -> np.ndarray:
         return scale.blank(count, self.config.horizon, self.lean)
@@ -233,12 +240,12 @@ class Learner:
             case "mixture-without-nets":
                 return not net
             case "linear":
-                return name == "linear"
+                return name.startswith("linear")
             case _:
                 return net
 
     def _generation(self, instant: int, weights: torch.Tensor | None, change: scale.Change) -> Generation:
-        return self.pool.generation(instant, weights, change, mixed=self.mixture.weights, solved=self.linear.solved)
+        return self.pool.generation(instant, weights, change, mixed=self.mixture.weights, solved=tuple(one.solved for one in self.linear))
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
@@ -248,27 +255,42 @@ class Learner:
             "tails": len(self.tails),
             "bands": len(self.bands),
             "members": self.members,
-            "parts": self.members + 1,
+            "parts": self.members + len(self.linear),
         }
-        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, **kept, **sizes)
+        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, columns=self.columns, **kept, **sizes)
 
     # Who is there
 
-    def admit(self, slot: int, key: int) -> None:
-        """A new series takes a slot."""
+    def admit(self, slot: int, key: int, *, record: int = 0, column: int = -1) -> None:
+        """A new series takes a slot. One that is a column of a wide record names the record by a hash of its own, not 0."""
         self.memory.grow(slot + 1)
         if len(self.learnt) < self.memory.capacity:
             self.learnt = np.concatenate([self.learnt, self._blank(self.memory.capacity - len(self.learnt))])
         self.forget(np.array([slot]))
-        self.memory["key"][slot], self.memory["live"][slot] = key, True
+        m = self.memory
+        m["key"][slot], m["live"][slot] = key, True
+        if record and self.columns:
+            m["record"][slot], m["column"][slot] = record, column
+            self._relate(record)
 
     def forget(self, slots: np.ndarray) -> None:
         """These slots hold nobody; they may be given away again."""
+        records = np.unique(self.memory["record"][slots])
         self.memory.clear(slots)
+        for record in records[records > 0].tolist():
+            self._relate(record)
         self.learnt[slots] = self._blank(1)
         for generation in self.generations.values():
             generation.change.forget(slots)
         self.pending.forget(slots)
+
+    def _relate(self, record: int) -> None:
+        """Tell the columns of a record of each other."""
+        m = self.memory
+        slots = np.flatnonzero((m["record"] == np.uint64(record)) & m["live"])
+        of = np.full(self.columns, -1)
+        of[m["column"][slots]] = slots
+        m["related"][slots] = of
 
     # Arrivals
 
@@ -385,7 +407,7 @@ class Learner:
         step.quantiles[at] = finite(served[:, None] + size[:, None, None] * spread)
         where = slot[:, None], score.places(cell, self.config.horizon)
         m["said"][where] = np.where(fine, said, np.nan)
-        m["parts"][where] = np.clip(parts[:, : self.members + 1], -60_000, 60_000).transpose(0, 2, 1)
+        m["parts"][where] = np.clip(parts[:, : self.members + len(self.linear)], -60_000, 60_000).transpose(0, 2, 1)
         m["spread"][where] = spread[:, self.tails].transpose(0, 2, 1)
         m["served"][where] = score.code(by, reason, score.decode(codes)[2])
         origin = slot, cell % self.config.horizon
@@ -394,12 +416,24 @@ class Learner:
 
     def _speak(self, now: Now, then: Generation, v: View, nets: np.ndarray) -> np.ndarray:
         """(N, K, H) what every expert says, less the level, in units of the scale; one that cannot speak says the level."""
-        line = self.linear.say(self.linear.see(self.memory["ring"], now.slot, now.cell, now.level, now.size), then.solved)
-        parts = [nets, line[:, None], np.zeros_like(line)[:, None]]
+        parts = [nets, *(line[:, None] for line in self._lines(now, then)), np.zeros((len(nets), 1, nets.shape[2]))]
         if self.form.season is not None:
             with np.errstate(over="ignore"):
-                parts.insert(2, (v.last / now.size[:, None])[:, None])
+                parts.insert(-1, (v.last / now.size[:, None])[:, None])
         return np.asarray(np.clip(np.nan_to_num(np.concatenate(parts, 1)), -LARGE, LARGE), np.float32)
+
+    def _lines(self, now: Now, then: Generation) -> list[np.ndarray]:
+        """(N, H) of each linear expert."""
+        m, out = self.memory, []
+        for linear, solved in zip(self.linear, then.solved, strict=True):
+            related = None
+            if linear.columns:
+                of = m["related"][now.slot]
+                rows, size, _ = self._learnt_by(then, of.ravel(), np.nan_to_num(m["level"][of.ravel()]))
+                related = Related(of, size.reshape(of.shape), rows["mean"].reshape(of.shape), m["newest"][of])
+            x = linear.see(m["ring"], now.slot, now.cell, now.level, now.size, related)
+            out.append(linear.say(x, m["column"][now.slot], solved))
+        return out
 
     def _voices(self, mixed: np.ndarray) -> np.ndarray:
         """(N, M, H) how much of the quantiles' distance from the point comes from each network, by weights (N, K, H)."""
@@ -525,12 +559,13 @@ class Learner:
         whole = self._lesson(cells, instant)
         decisions = self._decide(slots)
         self.mixture.weigh()
-        self.linear.solve()
+        for linear in self.linear:
+            linear.solve()
         self.pool.updates += 1
         self.generations[instant] = self._generation(instant, None, before)
         for old in drop:
             self.generations.pop(old, None)
-        return Exercise(instant, self.descent, whole, self.levels, decisions)
+        return Exercise(instant, self.descent, whole, self.levels, decisions, self.taught)
 
     def finish(self, exercise: Exercise) -> list[Decision]:
         """The last part of `close`, once the exercise has run: its generation may be forecast under."""
@@ -559,6 +594,9 @@ class Learner:
         rows = self.learnt[slot]
         rows["scale"][moved] = scale.advance(rows["scale"][moved], m["changes"][slot[moved]], change[moved])
         size = scale.usable(rows["scale"], cells.value, self.pool.relative)
+        mean = np.where(np.isnan(rows["mean"]), cells.value, rows["mean"])
+        new = np.maximum(1 / (1 + m["changes"][slot]), SLOW)
+        rows["mean"] = mean * (1 - new) + cells.value * new
         self.pool.relate(rows["scale"], cells.value)
         residual = baselines.errors(m["closed"], slot, cell, self.form) / size[:, None, None]
         rows["naive"] = self.pool.naively(m, slot, residual)
@@ -570,8 +608,28 @@ class Learner:
             rows["lean"][had] = self._mix(slot[had], found[had])
             self.pending.drop(found[had])
         self.learnt[slot] = rows
-        self.linear.learn(m["closed"], slot, cell, size)
+        self._regress(slot, cell, size)
         self._drop_anchor(slot, cell, behind)
+
+    def _regress(self, slot: np.ndarray, cell: np.ndarray, size: np.ndarray) -> None:
+        """What the newest closed cells complete for the linear experts."""
+        m = self.memory
+        for linear in self.linear:
+            linear.fade()
+            for group, (fine, origin, level, target) in enumerate(linear.rows_of(m["closed"], slot, cell)):
+                if not fine.size:
+                    continue
+                mine, related = slot[fine], None
+                if linear.columns:
+                    of = m["related"][mine]
+                    rows = self.learnt[of]
+                    newest = m["closed_newest"][of]
+                    levels = np.nan_to_num(m["closed"][of, newest % m["closed"].shape[1]])
+                    related = Related(of, scale.usable(rows["scale"], levels, self.pool.relative), rows["mean"], newest)
+                x = linear.see(m["closed"], mine, origin, level, size[fine], related)
+                with np.errstate(over="ignore"):
+                    change = (target - level[:, None]) / size[fine, None]
+                linear.learn(group, x, m["column"][mine], change)
 
     def _mix(self, slot: np.ndarray, found: np.ndarray) -> np.ndarray:
         """Learn from scores at `found` rows of `pending` who of the experts is how good; returns what the series lean to (N, G, V)."""
@@ -628,9 +686,10 @@ class Learner:
         m, needed = self.memory, self.config.min_scores
         old = self.learnt["served"][slots]
         count = m["evidence_count"][slots]
-        codes = score.choose(m["evidence"][slots], count, np.where(old == scale.UNDECIDED, self.pool.served, old), needed=needed)
+        before, mixed = np.where(old == scale.UNDECIDED, self.pool.served, old), self.config.model in MIXTURES
+        codes = score.choose(m["evidence"][slots], count, before, needed=needed, mixed=mixed)
         self.learnt["served"][slots] = np.where(count >= needed, codes, scale.UNDECIDED)
-        return [Decision(*d) for d in self.pool.decide(needed)]
+        return [Decision(*d) for d in self.pool.decide(needed, mixed=mixed)]
 
     def adopt(self, weights: torch.Tensor, trained: Descent) -> None:
         """Weights that were learnt elsewhere serve from now on, and go on learning at the rate of an old stream.
@@ -681,11 +740,10 @@ class Learner:
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
             "mixture": self.mixture.state(),
-            "linear": self.linear.state(),
             "learnt": {"rows": scale.to_bytes(self.learnt)},
         }
-        for at, generation in self.generations.items():
-            groups[f"generation {at}"] = generation.state()
+        groups |= {f"linear {k}": linear.state() for k, linear in enumerate(self.linear)}
+        groups |= {f"generation {at}": generation.state() for at, generation in self.generations.items()}
         arrays = {f"{group}/{name}": array for group, columns in groups.items() for name, array in columns.items()}
         rest = {
             "version": self.version,
@@ -714,7 +772,8 @@ class Learner:
             self.descent.load({name: torch.from_numpy(a.copy()) for name, a in groups["descent"].items()}, rest["descent"])
             self.pool.load(groups["pool"], rest["pool"])
             self.mixture.load(groups["mixture"])
-            self.linear.load(groups["linear"])
+            for k, linear in enumerate(self.linear):
+                linear.load(groups[f"linear {k}"])
             self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon, self.lean)
             self.generations = {
                 at: Generation.load(at, updates, relative, groups[f"generation {at}"], self.device, self.lean)

@@ -1,13 +1,16 @@
 """Online least squares on changes: every lead's change from the newest value, from the last changes and the course of the last seasons.
 
-One regression for all series (each in units of its own one-step change), recursive with forgetting: the sums of a group of leads
-take a row as soon as the group's last label has come, so that short leads learn at once (Plackett 1950; Haykin 2002, ch. 10: here
-by the normal equations, whose sums need no inverse to be kept in step and cannot drift apart from it).
+Recursive with forgetting; the sums of a group of leads take a row as soon as the group's last label has come, so that short leads
+learn at once (Plackett 1950; Haykin 2002, ch. 10: here by the normal equations, whose sums need no inverse to be kept in step and
+cannot drift apart from it). *Own*: one regression for all series, each in units of its own one-step change. *Related*: one for each
+column of a wide record, over all records, which also sees the other columns: their last changes, and how far each stands from its mean.
 
-Letters: N rows, F features, H lead times, G groups of leads.
+Letters: N rows, F features, H lead times, G groups of leads, C columns (1: own).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,33 +18,52 @@ from models.batch import ROWS
 from models.inputs import WIDTH, Shape, read
 
 LAGS = 24  # changes that it sees, one by one
+OTHERS = np.array([1, 2, 3, 6, 12, 24])  # steps back of the changes of related columns
 GROUPS = (1, 6, 24)  # where groups of leads end
 FORGET = 0.9998  # an instant
 RIDGE = 1e-3  # of the mean square of the features
 BOUND = 100.0  # one-step changes; a value farther off is cut
 LEAST = 20  # rows a feature, below which nothing is said but the last value
+LARGEST = 64_000_000  # bytes of sums: related columns beyond it are not looked at
+
+
+class Related(NamedTuple):
+    """Other columns of the records that rows belong to: where they are, and what is learnt of them."""
+
+    slot: np.ndarray  # (N, C) -1: none
+    size: np.ndarray  # (N, C) one-step changes
+    mean: np.ndarray  # (N, C)
+    newest: np.ndarray  # (N, C) the newest cell that may be read
 
 
 class Linear:
-    """Sums, and the coefficients solved from them a group an instant, in turn."""
+    """Sums, and the coefficients solved from them, a column's group of leads an instant, in turn."""
 
-    def __init__(self, form: Shape) -> None:
-        self.form = form
-        h = form.horizon
+    ARRAYS = ("gram", "cross", "rows", "solved")
+
+    def __init__(self, form: Shape, *, columns: int = 0) -> None:
+        """`columns` of a wide record; 0: every series by itself."""
+        self.form, self.columns = form, columns
+        h, count = form.horizon, max(columns, 1)
         ends = [e for e in GROUPS if e < h] + [h]
         self.groups = list(zip([0, *ends[:-1]], ends, strict=True))
-        # Padded: see models.inputs.WIDTH. Zeros teach nothing, and the pull keeps their coefficients there.
-        self.features = -(-(LAGS + (0 if form.season is None else 2 * h)) // WIDTH) * WIDTH
-        self.gram = np.zeros((len(self.groups), self.features, self.features))
-        self.cross = np.zeros((self.features, h))
-        self.rows = np.zeros(len(self.groups))
-        self.solved = np.zeros((self.features, -(-h // WIDTH) * WIDTH), np.float32)  # coefficients; replaced, never changed in place
+        self.features = features(form, columns)
+        self.gram = np.zeros((count, len(self.groups), self.features, self.features))
+        self.cross = np.zeros((count, self.features, h))
+        self.rows = np.zeros((count, len(self.groups)))
+        # Coefficients; replaced, never changed in place: generations hold on to them
+        self.solved = np.zeros((count, self.features, -(-h // WIDTH) * WIDTH), np.float32)
+        self.gain = 1.0  # of a new row: instead of everything fading, what is new is louder
         self.turn = 0
 
-    def see(self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, size: np.ndarray) -> np.ndarray:
+    def see(
+        self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, size: np.ndarray, related: Related | None
+    ) -> np.ndarray:
         """Features (N, F) at cells, from values there and before; what was not observed is no change."""
         with np.errstate(over="ignore", invalid="ignore"):
             seen = np.concatenate(self._changes(ring, slot, cell, level), 1) / size[:, None]
+            if related is not None:
+                seen = np.concatenate([seen, self._others(ring, cell, related)], 1)
         x = np.zeros((len(slot), self.features))
         x[:, : seen.shape[1]] = np.where(np.isnan(seen), 0.0, np.clip(seen, -BOUND, BOUND))
         return x
@@ -54,52 +76,87 @@ class Linear:
             parts += [last, (last + before) / 2]
         return parts
 
-    def say(self, x: np.ndarray, solved: np.ndarray) -> np.ndarray:
-        """(N, H) changes from the level, in units of the series' one-step change; a row is the same whoever stands beside it."""
-        rows = np.zeros((-(-len(x) // ROWS) * ROWS, self.features), np.float32)
-        rows[: len(x)] = x
-        return np.asarray((rows @ solved)[: len(x), : self.form.horizon])
+    def _others(self, ring: np.ndarray, cell: np.ndarray, related: Related) -> np.ndarray:
+        """(N, C * (lags + 1) + 1) changes of the record's columns, how far they stand from their means, and a one."""
+        at = cell[:, None, None] - np.concatenate([[0], OTHERS])
+        values = ring[related.slot[..., None], at % ring.shape[1]]
+        there = (related.slot >= 0)[..., None] & (at <= related.newest[..., None]) & (at > related.newest[..., None] - ring.shape[1])
+        values = np.where(there, values, np.nan)
+        now = values[..., :1]
+        changes = (values[..., 1:] - now) / related.size[..., None]
+        stands = (now[..., 0] - related.mean) / related.size
+        count = len(cell)
+        return np.concatenate([changes.reshape(count, -1), stands, np.ones((count, 1))], 1)
 
-    def learn(self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, size: np.ndarray) -> None:
-        """The newest closed cells (N,): the rows whose last label of a group they are."""
-        for g, (first, end) in enumerate(self.groups):
+    def say(self, x: np.ndarray, column: np.ndarray, solved: np.ndarray) -> np.ndarray:
+        """(N, H) changes from the level, in units of the series' one-step change; a row is the same whoever stands beside it."""
+        out = np.zeros((len(x), self.form.horizon), np.float32)
+        for c in range(len(solved)):
+            mine = np.flatnonzero(column == c) if self.columns else np.arange(len(x))
+            rows = np.zeros((-(-len(mine) // ROWS) * ROWS, self.features), np.float32)
+            rows[: len(mine)] = x[mine]
+            out[mine] = (rows @ solved[c])[: len(mine), : self.form.horizon]
+        return out
+
+    def fade(self) -> None:
+        """An instant has passed."""
+        self.gain /= FORGET
+        if self.gain > 1e6:  # noqa: PLR2004 - long before anything overflows
+            self.gram, self.cross, self.rows = (sums / self.gain for sums in (self.gram, self.cross, self.rows))
+            self.gain = 1.0
+
+    def rows_of(self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
+        """For each group of leads: which of the newest closed cells (N,) complete a row, its origin, its level and its targets."""
+        out = []
+        for first, end in self.groups:
             origin = cell - end
             level = read(ring, slot, origin[:, None])[:, 0]
             target = read(ring, slot, origin[:, None] + np.arange(first + 1, end + 1))
-            fine = ~np.isnan(level) & ~np.isnan(target).any(1)
-            self.gram[g] *= FORGET
-            self.cross[:, first:end] *= FORGET
-            self.rows[g] *= FORGET
-            if not fine.any():
-                continue
-            s, o, unit = slot[fine], origin[fine], size[fine]
-            x = self.see(ring, s, o, level[fine], unit)
-            with np.errstate(over="ignore"):
-                y = np.clip((target[fine] - level[fine, None]) / unit[:, None], -BOUND, BOUND)
-            self.gram[g] += x.T @ x
-            self.cross[:, first:end] += x.T @ y
-            self.rows[g] += len(x)
+            fine = np.flatnonzero(~np.isnan(level) & ~np.isnan(target).any(1))
+            out.append((fine, origin[fine], level[fine], target[fine]))
+        return out
+
+    def learn(self, group: int, x: np.ndarray, column: np.ndarray, change: np.ndarray) -> None:
+        """Rows (N, F) of a group of leads, and the changes (N, leads) that came, in units of the series' one-step change."""
+        first, end = self.groups[group]
+        y = np.clip(change, -BOUND, BOUND)
+        for c in range(len(self.gram)):
+            mine = column == c if self.columns else np.ones(len(x), bool)
+            mine_x = x[mine] * self.gain
+            self.gram[c, group] += mine_x.T @ x[mine]
+            self.cross[c, :, first:end] += mine_x.T @ y[mine]
+            self.rows[c, group] += mine.sum() * self.gain
 
     def solve(self) -> None:
-        """The coefficients of the group whose turn it is."""
-        g = self.turn % len(self.groups)
+        """The coefficients of the column and group whose turn it is."""
+        c, g = divmod(self.turn % (len(self.gram) * len(self.groups)), len(self.groups))
         self.turn += 1
-        if self.rows[g] < LEAST * self.features:
+        if self.rows[c, g] < LEAST * self.features * self.gain:
             return
         first, end = self.groups[g]
-        gram = self.gram[g]
+        gram = self.gram[c, g]
         pull = RIDGE * np.trace(gram) / self.features + 1e-9
         fresh = self.solved.copy()
-        fresh[:, first:end] = np.linalg.solve(gram + pull * np.eye(self.features), self.cross[:, first:end])
+        fresh[c, :, first:end] = np.linalg.solve(gram + pull * np.eye(self.features), self.cross[c, :, first:end])
         self.solved = fresh
 
-    ARRAYS = ("gram", "cross", "rows", "solved")
-
     def state(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in self.ARRAYS} | {"turn": np.array([self.turn])}
+        return {name: getattr(self, name) for name in self.ARRAYS} | {"gain": np.array([self.gain]), "turn": np.array([self.turn])}
 
     def load(self, columns: dict[str, np.ndarray]) -> None:
         """The inverse of `state`."""
         for name in self.ARRAYS:
             setattr(self, name, columns[name].copy())
-        self.turn = int(columns["turn"][0])
+        self.gain, self.turn = float(columns["gain"][0]), int(columns["turn"][0])
+
+
+def features(form: Shape, columns: int) -> int:
+    """How many, padded (see models.inputs.WIDTH): zeros teach nothing, and the pull keeps their coefficients there."""
+    own = LAGS + (0 if form.season is None else 2 * form.horizon)
+    others = columns * (len(OTHERS) + 1) + 1 if columns else 0
+    return -(-(own + others) // WIDTH) * WIDTH
+
+
+def affordable(form: Shape, columns: int) -> bool:
+    """Whether the sums of related columns stay within `LARGEST`."""
+    return columns * (len(GROUPS) + 1) * features(form, columns) ** 2 * 8 <= LARGEST

@@ -25,7 +25,7 @@ OWN_EAGER = 0.1  # 50 times the relative difference, once those are remembered
 LEAST = -60.0  # of what a series' own errors may take from a voice: nothing is left of it
 BOUND = 10.0  # naive errors: what is farther off counts as this
 NETS = 0.9  # of the prior weight: what the networks have together
-VOICES = (0.25, 0.25, 0.5)  # prior weight of all experts one by one, of the stack, of the prior combination
+VOICES = (0.15, 0.1, 0.25, 0.5)  # prior weight of all experts one by one, of the level once more, of the stack, of the prior combination
 
 
 ENDS = (1, 6, 24)  # where groups of leads end: a series' own evidence is gathered by group, it has little of each lead
@@ -65,8 +65,10 @@ class Mixture:
         self.allowed = allowed
         share = np.where(np.arange(count) < nets, NETS / max(nets, 1), (1 - NETS) / max(others, 1)) * allowed
         self.prior = share / share.sum()
+        alone = self.prior * VOICES[0]
+        alone[-1] += VOICES[1] * allowed[-1]
         with np.errstate(divide="ignore"):
-            self._start = np.log(np.concatenate([self.prior * VOICES[0], VOICES[1:]]))
+            self._start = np.log(np.concatenate([alone, VOICES[2:]]))
         self.gram = np.zeros((horizon, count, count))
         self.cross = np.zeros((horizon, count))
         self.loss = np.zeros((horizon, count + 2))  # discounted squared errors of the voices

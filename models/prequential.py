@@ -9,7 +9,7 @@ Letters: T rows of a grid, N series, H lead times, L leads that are shown, B bin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,18 +102,19 @@ class Prequential:
             faults.append("scale is 'warmup' and there are no warm-up rows; allowed: none")
         if faults:
             raise ValueError("; ".join(faults))
-        self.matrix, self.config, self.split, self.clock = matrix, config, split, clock
+        self.matrix, self.split, self.clock = matrix, split, clock
+        self.config = replace(config, columns=matrix.columns)
         self.values = matrix.values[: split.end(rows)]
         self.disorder = disorder  # steps
         self.delay = disorder + learn_ahead  # steps from a cell to the newest instant that may be behind its forecast
         self.scale = scale
         self.unit = np.ones(series) if scale == "none" else deviation(self.values[: split.warmup])
-        self.learner = Learner(config)
+        self.learner = Learner(self.config)
         self.slots = np.arange(series)
         self.keys = np.array([xxhash.xxh3_64_intdigest(n.encode("utf-8", "surrogatepass")) for n in matrix.names], np.uint64)
         self.order = np.lexsort((self.slots, self.keys))
         for slot in range(series):
-            self.learner.admit(slot, int(self.keys[slot]))
+            self.learner.admit(slot, int(self.keys[slot]), **recorded(matrix, slot))
         self.kept = [START]
         self.closed = 0  # rows that learning has passed
         self.tally = Tally(self.values, split.origins(rows, config.horizon), self.learner.form, config.levels, self.learner.experts)
@@ -217,6 +218,15 @@ class Prequential:
             seconds=self.now - self.began if self.clock else None,
             online_seconds=self.now - self.online if self.clock else None,
         )
+
+
+def recorded(matrix: Matrix, slot: int) -> dict[str, int]:
+    """Which wide record, and which of its columns, a series is, as the stream names it; nothing where records are not wide."""
+    if not matrix.columns:
+        return {}
+    record, column = divmod(slot, matrix.columns)
+    name, _, _ = matrix.names[record * matrix.columns].rpartition("/")
+    return {"record": xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass")) | 1, "column": column}
 
 
 def deviation(values: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
     return np.dtype(
         [
             ("scale", np.float64),  # mean one-step change; NaN: not known yet
+            ("mean", np.float64),  # of values, slowly forgetting; NaN: not known yet
             ("naive", np.float16, (3, horizon)),  # errors of the naive forecasts in units of it; NaN: not known yet
             ("served", np.int8, (horizon,)),  # models.score.code, or UNDECIDED
             ("lean", np.float16, lean),  # to the voices of the mixture, beside all series together: see models.mixture
@@ -32,7 +33,7 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
 def blank(count: int, horizon: int, lean: tuple[int, int]) -> np.ndarray:
     """Rows of series of which nothing is learnt."""
     rows = np.zeros(count, learnt(horizon, lean))
-    rows["scale"], rows["naive"], rows["served"], rows["stretch"] = np.nan, np.nan, UNDECIDED, 1
+    rows["scale"], rows["mean"], rows["naive"], rows["served"], rows["stretch"] = np.nan, np.nan, np.nan, UNDECIDED, 1
     return rows
 
 

@@ -130,6 +130,8 @@ def joined(slot: np.ndarray, cell: np.ndarray) -> np.ndarray:
 # half of this. It is believed until a third of that part is left.
 ENTER = 0.010
 LEAVE = ENTER / 3
+# A mixture has the last value among its experts, and on a random walk comes down to it: what it wins is not noise that soon.
+MIXED = 0.007
 
 
 def rates(horizon: int) -> np.ndarray:
@@ -137,7 +139,7 @@ def rates(horizon: int) -> np.ndarray:
     return np.asarray(0.005 * np.arange(1, horizon + 1) ** (-1 / 3))
 
 
-def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, needed: int) -> np.ndarray:
+def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, needed: int, mixed: bool) -> np.ndarray:
     """Codes of who is to serve (..., H), from errors (..., 3, H) over (..., H) scores; `before`: the codes until now.
 
     Fewer than `needed` scores: whichever baseline is better so far, `cold_start`.
@@ -146,7 +148,9 @@ def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, neede
     better = np.where(seasonal < last, SEASONAL, LAST)
     base = np.minimum(seasonal, last)
     serving = (before & 3) == NET
-    margin = np.where(serving, LEAVE, ENTER) * np.sqrt(np.arange(1, net.shape[-1] + 1))
+    leads = np.arange(1, net.shape[-1] + 1)
+    enter = MIXED * leads**0.25 if mixed else ENTER * np.sqrt(leads)
+    margin = enter * np.where(serving, LEAVE / ENTER, 1.0)
     skilled = net < base * (1 - margin)
     cold = count < needed
     by = np.where(skilled & ~cold, NET, better)

@@ -67,7 +67,7 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     starts = _pairs(history, form.reach + LAGS, end - form.horizon)
     watched = _pairs(history, end - 1, len(history.values) - form.horizon)
     watched = watched[np.sort(rng.permutation(len(watched))[:WATCHED])]
-    if not len(starts) or not len(watched):
+    if not learner.taught or not len(starts) or not len(watched):
         return Warmth(0, 0, best, 0)
     for done in range(1, PASSES + 1):
         newest[history.slots] = history.first + end - 1
@@ -101,6 +101,7 @@ def _shelf(learner: Learner, history: History) -> Memory:
         members=learner.members,
         parts=0,
         lean=(0, 0),
+        columns=0,
         hidden=c.hidden,
         ring=1,
         closed=len(history.values) + learner.form.reach + LAGS,

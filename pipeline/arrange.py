@@ -114,6 +114,7 @@ def long_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Ar
         [called(name, value, several=len(values) > 1) for name in names for value in values],
         faults=faults,
         height=len(table),
+        columns=len(values) if len(values) > 1 else 0,
     )
 
 
@@ -209,7 +210,9 @@ def wide_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Ar
     return Arranged(found, notes(found))
 
 
-def gridded(cells: np.ndarray, codes: np.ndarray, numbers: np.ndarray, names: list[str], *, faults: Faults, height: int) -> Arranged:
+def gridded(
+    cells: np.ndarray, codes: np.ndarray, numbers: np.ndarray, names: list[str], *, faults: Faults, height: int, columns: int
+) -> Arranged:
     """A long table, (M,) each, as a matrix."""
     try:
         found, repeat = matrix(cells, codes, numbers, names)
@@ -221,7 +224,7 @@ def gridded(cells: np.ndarray, codes: np.ndarray, numbers: np.ndarray, names: li
     if repeat.total:
         where = ", ".join(str(row % height + 1) for row in repeat.where)
         said.append(f"{repeat.total:,} values were overruled by a later row for the same step (rows {where}{' ...' * (repeat.total > 5)})")  # noqa: PLR2004  as many as a Repeat names
-    return Arranged(found, (*said, *notes(found)))
+    return Arranged(found._replace(columns=columns), (*said, *notes(found)))
 
 
 def notes(found: Matrix) -> tuple[str, ...]:

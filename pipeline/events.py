@@ -54,6 +54,7 @@ class Sample(NamedTuple):
     inserted: bool  # a newer cell of the series came first: advanced over, not forecast
     stamp: int
     trace: str | None
+    offset: int  # of its record
 
 
 class Close(NamedTuple):

@@ -356,13 +356,14 @@ class Gather:
             self._sample(part.held.popleft())
 
     def _sample(self, held: Held) -> None:
-        want, cell, _, slot, value, stamp, parent = held
+        want, cell, offset, slot, value, stamp, parent = held
         inserted = cell <= self.newest.get(slot, START)
         if not inserted:
             self.newest[slot] = cell
         kept = bisect_right(self.generations, want)
         woken = cell + self.rules.step <= self.reached or not kept
-        self.events.append(Sample(slot, cell, value, self.generations[kept - 1 if kept else 0], woken, inserted, stamp, parent))
+        generation = self.generations[kept - 1 if kept else 0]
+        self.events.append(Sample(slot, cell, value, generation, woken, inserted, stamp, parent, offset))
 
     # Wall clock
 

@@ -51,6 +51,7 @@ class Spec(NamedTuple):
     rejected_max_bytes: int
     watched: tuple[str, ...]  # the few series that are looked at one by one
     version: str  # of the program, for rejected records
+    columns: tuple[str, ...] = ()  # of wide records: their series end in these names, and may learn from each other
     apart: bool = False  # the step of descent in a process of its own; shows in no output
     close_at_end: bool = False  # bounded sources that have all ended close what their data has left open
     repeats: tuple[events.Decision, ...] = ()  # of an earlier run, and the end of every log: followed instead of any clock
@@ -152,8 +153,8 @@ class Shard:
                     waiting.append(event)
                 case events.Close():
                     self.queue.append(event)
-                case events.Admit(slot, _, key):
-                    self.learner.admit(slot, key)
+                case events.Admit(slot, name, key):
+                    self.learner.admit(slot, key, **self._column(name))
                 case events.Forget(slot):
                     yield self._arrive(waiting)
                     waiting = []
@@ -171,6 +172,13 @@ class Shard:
         yield self._arrive(waiting)
         yield self._settle()
 
+    def _column(self, name: str) -> dict[str, int]:
+        """Which record, and which of its columns, a series is; nothing where records are not wide."""
+        record, _, column = name.rpartition("/")
+        if column not in self.spec.columns:
+            return {}
+        return {"record": xxhash.xxh3_64_intdigest(record.encode()) | 1, "column": self.spec.columns.index(column)}
+
     def _rejected(self, rejection: Rejection, raw: Raw | None, source: Source) -> Message:
         spec = self.spec
         return rejection_message(
@@ -178,18 +186,27 @@ class Shard:
         )
 
     def _arrive(self, samples: list[events.Sample]) -> list[Message]:
-        """Batches in which every series stands once; each series in its own order."""
+        """Batches in which every series stands once; each series in its own order, and the columns of a record together."""
         out: list[Message] = []
         batches: dict[tuple[int, int], list[events.Sample]] = {}
-        turn: dict[int, int] = {}
+        turn: dict[int, tuple[int, int]] = {}  # of wide records, or of a series: the batches so far, and the offset of the last
         for sample in samples:
-            turn[sample.slot] = n = turn.get(sample.slot, -1) + 1
+            of = self._record(sample.slot)
+            n, offset = turn.get(of, (-1, -1))
+            n += offset != sample.offset
+            turn[of] = n, sample.offset
             batches.setdefault((n, sample.generation), []).append(sample)
         for (_, generation), batch in sorted(batches.items()):  # of one turn the older generations first: the newest may still be learnt
             if self.beside and generation >= self.beside[0].instant:
                 out += self._settle()
             out += self._step(batch, generation)
         return out
+
+    def _record(self, slot: int) -> int:
+        """What stands for all columns of a record, or for a series of its own."""
+        if not self.spec.columns:
+            return slot
+        return max(map(int, self.learner.memory["related"][slot]), default=-1) if self.learner.memory["column"][slot] >= 0 else slot
 
     def _step(self, batch: list[events.Sample], generation: int) -> list[Message]:
         step_us = self.spec.rules.step

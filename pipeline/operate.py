@@ -156,6 +156,7 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
         rejected_max_bytes=settings.output.rejected_max_bytes,
         watched=settings.metrics.series,
         version=version("tidecast"),
+        columns=settings.input.values,
         apart=(os.cpu_count() or 1) > 1,  # on one core they would only take turns
     )
 

@@ -51,8 +51,10 @@ class Stream:
         self.kept = [START]
         if self.learner is None:
             self.learner = Learner(self.config)
-            for slot, key in zip(self.slots.tolist(), self.keys.tolist(), strict=True):
-                self.learner.admit(slot, key)
+            wide = self.config.columns or 1
+            for k, (slot, key) in enumerate(zip(self.slots.tolist(), self.keys.tolist(), strict=True)):
+                of = {"record": 1 + k // wide, "column": k % wide} if wide > 1 else {}
+                self.learner.admit(slot, key, **of)
 
     def may_arrive(self):
         """Series whose next cell has its generation."""
@@ -117,7 +119,9 @@ class Stream:
             elif ready.size and rng is None:
                 self.arrive(ready[self.at[ready] == self.at[ready].min()])
             elif ready.size:
-                self.arrive(rng.permutation(ready)[: rng.integers(1, ready.size + 1)])
+                of = ready // (self.config.columns or 1)  # the columns of a record come together
+                records = rng.permutation(np.unique(of))
+                self.arrive(rng.permutation(ready[np.isin(of, records[: rng.integers(1, records.size + 1)])]))
             else:
                 self.settle()
                 return self

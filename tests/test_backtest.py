@@ -174,6 +174,8 @@ def test_series_columns_and_value_columns_make_a_series_each(tmp_path):
     file.write_text("at,site,room,x,y\n" + "".join(f"2026-01-01T{h:02}:00:00Z,s{k},r,{h},{k}\n" for h in range(3) for k in range(2)))
     assert arranged(file, series=("site", "room")).matrix.names == ("s0/r/x", "s0/r/y", "s1/r/x", "s1/r/y")
     assert arranged(file, series=("site",), values=("y",)).matrix.names == ("s0", "s1")
+    assert arranged(file, series=("site",)).matrix.columns == 2
+    assert arranged(file, series=("site",), values=("y",)).matrix.columns == 0
 
 
 def test_without_a_series_column_all_columns_of_numbers_are_series(tmp_path):

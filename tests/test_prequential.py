@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import xxhash
 from arrivals import small, wavy
 
 from models import prequential, warmup
@@ -312,3 +313,16 @@ def test_what_the_learner_mixes_is_counted_expert_by_expert_and_its_weights_are_
     assert list(result.json("")["baselines"]) == ["last_value", "seasonal_naive", "linear"]
     assert len(result.weights) == running.tally.bins
     assert [row for row, _ in result.weights] == sorted(row for row, _ in result.weights)
+
+
+def test_columns_of_wide_records_know_of_each_other_as_in_the_stream():
+    wide = Prequential(Matrix(FIRST, wavy(60, 4), ("a/x", "a/y", "b/x", "b/y"), columns=2), small(), split=ALL)
+    m = wide.learner.memory
+    assert (wide.config.columns, m["column"][:4].tolist()) == (2, [0, 1, 0, 1])
+    records = m["record"][:4].tolist()
+    assert records[0] == records[1] != records[2] == records[3]
+    assert records[0] == xxhash.xxh3_64_intdigest(b"a") | 1
+    assert "linear related" in wide.learner.parts
+    for _ in wide.play():
+        pass
+    assert "linear related" in wide.result().json("")["baselines"]

@@ -58,7 +58,7 @@ EXPERTS = ("net", *BASELINES)
 def judged(net, seasonal, last, *, count=100, before=None):
     evidence = np.array([[net], [seasonal], [last]], float)
     start = code(np.array([LAST]), np.array([COLD]), np.array([LAST])) if before is None else before
-    codes = choose(evidence, np.array([count]), start, needed=30)
+    codes = choose(evidence, np.array([count]), start, needed=30, mixed=False)
     by, reason, _ = decode(codes)
     return EXPERTS[by[0]], REASONS[reason[0]], codes
 
