@@ -224,6 +224,74 @@ def replay(
 
 
 @app.command()
+def backtest(
+    file: Annotated[Path, typer.Argument(help="CSV or NDJSON (also .gz), Parquet.")],
+    config: Config = None,
+    at: Annotated[str, typer.Option("--time", help="Column of the times; several, with commas, are joined by a space.")] = "at",
+    time_format: Annotated[
+        str, typer.Option(help="rfc3339 (also without zone); s, ms, us, ns since the epoch; ordinal (days); or strptime's.")
+    ] = "rfc3339",
+    series: Annotated[
+        str | None, typer.Option(help="Columns of the series id, joined by /; none. Default: series, if there is one.")
+    ] = None,
+    values: Annotated[str | None, typer.Option(help="Columns of values, each a series. Default: all that hold numbers.")] = None,
+    wide_rows: Annotated[bool, typer.Option(help="One series per row, without times; needs --start.")] = False,  # noqa: FBT002
+    start: Annotated[str | None, typer.Option(help="With --wide-rows: the time of the first column of values.")] = None,
+    step: Annotated[str | None, typer.Option(help="Spacing: 15min, 1h, 1d; 1b (business days), 1mo (calendar months).")] = None,
+    season: Annotated[str | None, typer.Option(help="Steps of a season; none. Default: from the step.")] = None,
+    horizon: Horizon = None,
+    disorder: Annotated[
+        int | None, typer.Option(help="Steps that samples may be late by; learning waits for them. Default: 1.", min=0)
+    ] = None,
+    warmup: Annotated[int, typer.Option(help="Rows of each series to train on before going online; 0: online from random weights.")] = 0,
+    validation: Annotated[int, typer.Option(help="Rows behind them that say when training stops; not counted.")] = 0,
+    test: Annotated[int | None, typer.Option(help="Rows behind them that count. Default: the rest.")] = None,
+    scale: Annotated[
+        str, typer.Option(help="Unit of errors: none (the series' own), warmup (standard deviations of its warm-up rows).")
+    ] = "none",
+    model: Annotated[str | None, typer.Option(help="What forecasts: mixture, nets, linear, lstm, ...; see forecast.model.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of everything drawn at random.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page to look at: one HTML file that needs no network.")] = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """The learner alone over a file: score, forecast, learn, row by row, beside the naive forecasts. Ctrl-C ends with what there is.
+
+    Forecasts count from the last validation row on. Skill is against the naive forecast that was better in hindsight.
+
+    Example: tidecast backtest ETTh2.csv.gz --time date --step 1h --horizon 48 --warmup 2880 --validation 720 --scale warmup
+
+    Example: tidecast backtest pm25.csv --time year,month,day,hour --time-format '%Y %m %d %H' --values pm2.5 --step 1h --report out.html
+
+    Example: tidecast backtest stocks.csv --time Date --series Stock --values Close --step 1b --horizon 5
+
+    Example: tidecast backtest m4.csv --wide-rows --start 2015-07-01 --step 1h --horizon 48 --json
+    """
+    with outcomes():
+        from models.prequential import Split
+        from pipeline import backtest as verb
+        from pipeline.arrange import Asked, listed
+        from pipeline.summary import console
+
+        on, nominal = verb.stepping(step)
+        flags = {
+            "input.topics": "backtest", "series.step": nominal, "series.season": () if season == "none" else season,
+            "forecast.horizon": horizon, "forecast.model": model, "learn.seed": seed,
+            "time.disorder": None if disorder is None or on is None else f"{disorder * on.step_us}us",
+        }  # fmt: skip
+        settings = settings_from(config, assign, flags)
+        ids = None if series is None else () if series == "none" else listed(series)
+        asked = Asked(file, listed(at), time_format, ids, listed(values), wide_rows, start)
+        result, counted, interrupted = verb.run(asked, settings, on, split=Split(warmup, validation, test), scale=scale, out=report)
+        if as_json:
+            print_json(result)
+        else:
+            verb.show(result, counted, console())
+        if interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
 def check(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
     """The settings and where each came from; can the brokers be reached; are the topics right.
 

@@ -24,6 +24,9 @@ BLOCK_RECORDS = 1_000
 NO_VALUE = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")  # how the CSV files of this world write "missing"
 UNITS = {"s": 1_000_000.0, "ms": 1_000.0, "us": 1.0, "ns": 0.001}  # epoch -> us
 MICROSECOND = timedelta(microseconds=1)
+FORMATS: Mapping[str, Literal["ndjson", "csv", "parquet"]] = {
+    ".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson",
+}  # fmt: skip
 UNREADABLE = (OSError, EOFError, zlib.error)  # what reading a file that may be packed raises
 
 

@@ -15,7 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import apache_beam as beam
 import structlog
@@ -25,11 +25,12 @@ from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
 from prometheus_client import CollectorRegistry
 
 from models.apart import Gone
-from models.learner import Config
 from models.snapshot import SnapshotDamaged
 from pipeline import consume, engine, learn, metrics, publish, topics
+from pipeline.configure import config_of
 from pipeline.decode import Decoder, shape_of
 from pipeline.events import NEVER, Decision, LedgerBroken, Rules
+from pipeline.files import FORMATS
 from pipeline.flow import flow
 from pipeline.jars import BrokerError
 from pipeline.learn import LiveShard, Spec
@@ -138,24 +139,6 @@ def rules_of(settings: Settings, sources: int) -> Rules:
         max_skew=settings.input.max_skew,
         quota=math.ceil(1.1 * settings.series.max_series / max(sources, 1)),
         forget_after=settings.series.forget_after,
-    )
-
-
-def config_of(settings: Settings) -> Config:
-    chosen = {name: getattr(settings.learn, name) for name in ("rate", "truncation", "replay")}
-    return Config(
-        horizon=settings.forecast.horizon,
-        season=settings.series.season[0] if settings.series.season else None,
-        levels=settings.forecast.levels,
-        model=settings.forecast.model,
-        members=settings.learn.members,
-        columns=len(settings.input.values),
-        min_scores=settings.forecast.min_scores,
-        rows=settings.learn.rows,
-        seed=settings.learn.seed,
-        device=settings.learn.device,
-        step_us=settings.series.step,
-        **{name: value for name, value in chosen.items() if value is not None},
     )
 
 
@@ -400,11 +383,6 @@ def replay(
 
 def device_of(shard: learn.Shard | None) -> str:
     return str(shard.learner.device) if shard is not None else "cpu"
-
-
-FORMATS: Mapping[str, Literal["ndjson", "csv", "parquet"]] = {
-    ".csv": "csv", ".parquet": "parquet", ".pq": "parquet", ".ndjson": "ndjson", ".jsonl": "ndjson", ".json": "ndjson",
-}  # fmt: skip
 
 
 def _file(

@@ -75,11 +75,11 @@ def test_the_two_commands_are_there():
 
 
 def test_the_lines_of_python_run(monkeypatch):
-    [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     monkeypatch.chdir(ROOT)
-    names: dict[str, object] = {}
-    exec(compile(code, "README.md", "exec"), names)
-    assert names
+    for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        names: dict[str, object] = {}
+        exec(compile(code, "README.md", "exec"), names)
+        assert names
 
 
 def test_links_lead_somewhere():
