@@ -107,7 +107,7 @@ def memory(
             "changes": (np.int64, (), 0),  # one-step changes that the scale has seen
             "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale
             "naive_count": (np.uint16, (3, horizon), 0),
-            "evidence": (np.float32, (3, horizon), 0),  # the same of what was forecast: network, last value, seasonal naive
+            "evidence": (np.float32, (6, horizon), 0),  # the same of what was forecast: model, seasonal naive, last value; and squared
             "evidence_count": (np.uint16, (horizon,), 0),
             "loss": (
                 np.float32,

@@ -77,7 +77,7 @@ class Pool:
     naive: np.ndarray  # (3, H) float64
     spread: np.ndarray  # (2, Q, H)
     log_width: np.ndarray  # (Q, H); the median's stays 0
-    evidence: np.ndarray  # (3, H)
+    evidence: np.ndarray  # (6, H) mean absolute errors, and squared ones
     evidence_count: np.ndarray  # (H,)
     served: np.ndarray  # (H,) int8
     covered: np.ndarray  # (B, H) how often the bands held; for people only, as are these two
@@ -96,7 +96,7 @@ class Pool:
             naive=baselines.prior(horizon).astype(np.float64),
             spread=baselines.spread(levels, horizon),
             log_width=np.zeros((len(levels), horizon)),
-            evidence=np.zeros((3, horizon)),
+            evidence=np.zeros((6, horizon)),
             evidence_count=np.zeros(horizon, np.int64),
             served=start,
             covered=np.zeros((len(score.bands(levels).nominal), horizon), np.int64),
@@ -156,6 +156,7 @@ class Pool:
         known = ~np.isnan(errors[:, 0])
         count = np.minimum(memory["evidence_count"][slot] + known, MANY)
         errors = np.nan_to_num(errors)
+        errors = np.concatenate([errors, errors * errors], 1)
         own = memory["evidence"][slot]
         memory["evidence"][slot] = np.where(
             known[:, None], scale.mean(own, count[:, None] / YOUNG, errors, score.rates(errors.shape[2])), own

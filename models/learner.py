@@ -730,6 +730,13 @@ class Learner:
         """Skill, coverage and who served, by lead, since the start: of all series, or of one."""
         return self.pool.summary(self.memory, self.learnt["scale"], self.bands, self.experts, self.config.min_scores, slot)
 
+    def weights(self) -> dict[str, list[float]]:
+        """The mixture's weights of all series together, by expert and lead; of a model that is no mixture, nothing."""
+        if self.config.model not in MIXTURES:
+            return {}
+        weights = self.mixture.weights.of(np.zeros((1, *self.lean)), self.mixture.prior)[0]
+        return {name: [round(float(w), 6) for w in weights[:, k]] for k, name in enumerate(self.parts)}
+
     def snapshot(self) -> dict[str, bytes]:
         """All of it as named bytes; `restore` is the inverse."""
         groups: dict[str, dict[str, np.ndarray]] = {

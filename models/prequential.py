@@ -68,8 +68,7 @@ def parts_of(learner: Learner, step: Step) -> dict[str, np.ndarray]:
 
 def weights_of(learner: Learner) -> dict[str, list[float]]:
     """The mixture's weights by expert and lead, of those that have some; nothing where one expert has it all."""
-    found: dict[str, list[float]] = getattr(learner, "weights", dict)()  # until Learner.weights is there
-    heard = {name: weights for name, weights in found.items() if any(weights)}
+    heard = {name: weights for name, weights in learner.weights().items() if any(weights)}
     return heard if len(heard) > 1 else {}
 
 

@@ -55,8 +55,10 @@ def test_bands_are_the_pairs_of_levels_around_the_median():
 EXPERTS = ("net", *BASELINES)
 
 
-def judged(net, seasonal, last, *, count=100, before=None):
-    evidence = np.array([[net], [seasonal], [last]], float)
+def judged(net, seasonal, last, *, count=100, before=None, squared=None):
+    evidence = np.array([[net], [seasonal], [last]] * 2, float)
+    if squared is not None:
+        evidence[3:, 0] = squared
     start = code(np.array([LAST]), np.array([COLD]), np.array([LAST])) if before is None else before
     codes = choose(evidence, np.array([count]), start, needed=30, mixed=False)
     by, reason, _ = decode(codes)
@@ -76,6 +78,12 @@ def test_a_hair_of_skill_is_not_believed_and_does_not_cost_the_place():
     serving = judged(0.9, 1.2, 1.0, before=waiting)[2]
     assert judged(0.995, 1.2, 1.0, before=serving)[0] == "net"
     assert judged(1.001, 1.2, 1.0, before=serving)[0] == "last_value"
+
+
+def test_who_is_better_in_storms_serves_as_long_as_it_is_bearable_on_other_days():
+    assert judged(1.01, 1.2, 1.0, squared=(1.5, 3.0, 2.0))[:2] == ("net", None)
+    assert judged(1.03, 1.2, 1.0, squared=(1.5, 3.0, 2.0))[:2] == ("last_value", "no_skill")
+    assert judged(1.01, 1.2, 1.0, squared=(1.99, 3.0, 2.0))[:2] == ("last_value", "no_skill")
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 10**6)), unique=True, max_size=30)
