@@ -727,8 +727,9 @@ class Learner:
         return hashlib.sha256(self._chain.encode() + self.descent.state.cpu().numpy().tobytes()).hexdigest()
 
     def summary(self, slot: int | None = None) -> dict[str, Any]:
-        """Skill, coverage and who served, by lead, since the start: of all series, or of one."""
-        return self.pool.summary(self.memory, self.learnt["scale"], self.bands, self.experts, self.config.min_scores, slot)
+        """Skill, coverage and who served, by lead, since the start: of all series, or of one; of all, the mixture's weights as they are."""
+        found = self.pool.summary(self.memory, self.learnt["scale"], self.bands, self.experts, self.config.min_scores, slot)
+        return found if slot is not None else {**found, "weights": self.weights()}
 
     def weights(self) -> dict[str, list[float]]:
         """The mixture's weights of all series together, by expert and lead; of a model that is no mixture, nothing."""

@@ -319,6 +319,7 @@ class Shard:
             STATUS.update(self.status())
             if METRICS is not None:
                 self.meter.skill(METRICS, STATUS["learner"]["skill"])
+                self.meter.weights(METRICS, STATUS["learner"]["weights"])
 
     def _sum_up(self, out: list[Message]) -> list[Message]:
         for message in out:

@@ -87,3 +87,10 @@ class Meter:
             known = [by_lead[name] for h in np.flatnonzero(self._bucket == k).tolist() if (name := str(h + 1)) in by_lead]
             if known:
                 metrics.skill_ratio.labels(lead=lead).set(sum(known) / len(known))
+
+    def weights(self, metrics: Metrics, by_expert: Mapping[str, Sequence[float]]) -> None:
+        """The mixture's mean weights over the leads of each bucket; experts of one kind (`lstm 1`, `lstm 2`) together."""
+        for kind in {name.split()[0] for name in by_expert}:
+            total = np.sum([weights for name, weights in by_expert.items() if name.split()[0] == kind], 0)
+            for k in np.unique(self._bucket).tolist():
+                metrics.mixture_weight.labels(expert=kind, lead=LEADS[k]).set(float(total[self._bucket == k].mean()))

@@ -70,6 +70,7 @@ class Metrics:
         self.train_step_seconds = histogram("train_step_seconds", "What a learning instant kept the engine from other work.")
         self.train_loss = gauge("train_loss", "Loss of the newest learning instant.")
         self.gradient_norm = gauge("gradient_norm", "Gradient norm of the newest learning instant, before clipping.")
+        self.mixture_weight = gauge("mixture_weight", "Weight of an expert in the mixture, networks together.", "expert", "lead")
         # quality
         self.scores = counter("scores_total", "Forecasts that met their actual value.", "lead")
         self.interval_evaluated = counter("interval_evaluated_total", "Intervals that met their actual value.", "band", "lead")
