@@ -5,6 +5,8 @@ learn at once (Plackett 1950; Haykin 2002, ch. 10: here by the normal equations,
 cannot drift apart from it). *Own*: one regression for all series, each in units of its own one-step change. *Related*: one for each
 column of a wide record, over all records, which also sees the other columns: their last changes, and how far each stands from its mean.
 
+The large products are torch's, whose threads are ours to say: numpy's library takes all cores, and small steps then wait for each other.
+
 Letters: N rows, F features, H lead times, G groups of leads, C columns (1: own).
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from models.batch import ROWS
 from models.inputs import WIDTH, Shape, read
@@ -95,7 +98,8 @@ class Linear:
             mine = np.flatnonzero(column == c) if self.columns else np.arange(len(x))
             rows = np.zeros((-(-len(mine) // ROWS) * ROWS, self.features), np.float32)
             rows[: len(mine)] = x[mine]
-            out[mine] = (rows @ solved[c])[: len(mine), : self.form.horizon]
+            said = torch.from_numpy(rows) @ torch.from_numpy(solved[c])
+            out[mine] = said[: len(mine), : self.form.horizon].numpy()
         return out
 
     def fade(self) -> None:
@@ -122,9 +126,10 @@ class Linear:
         y = np.clip(change, -BOUND, BOUND)
         for c in range(len(self.gram)):
             mine = column == c if self.columns else np.ones(len(x), bool)
-            mine_x = x[mine] * self.gain
-            self.gram[c, group] += mine_x.T @ x[mine]
-            self.cross[c, :, first:end] += mine_x.T @ y[mine]
+            rows, targets = torch.from_numpy(x[mine]), torch.from_numpy(y[mine])
+            louder = rows.T * self.gain
+            torch.from_numpy(self.gram[c, group]).addmm_(louder, rows)
+            self.cross[c, :, first:end] += (louder @ targets).numpy()
             self.rows[c, group] += mine.sum() * self.gain
 
     def solve(self) -> None:
@@ -134,10 +139,10 @@ class Linear:
         if self.rows[c, g] < LEAST * self.features * self.gain:
             return
         first, end = self.groups[g]
-        gram = self.gram[c, g]
-        pull = RIDGE * np.trace(gram) / self.features + 1e-9
+        gram = torch.from_numpy(self.gram[c, g].copy())
+        gram.diagonal().add_(RIDGE * float(gram.trace()) / self.features + 1e-9)
         fresh = self.solved.copy()
-        fresh[c, :, first:end] = np.linalg.solve(gram + pull * np.eye(self.features), self.cross[c, :, first:end])
+        fresh[c, :, first:end] = torch.linalg.solve(gram, torch.from_numpy(self.cross[c, :, first:end].copy())).numpy()
         self.solved = fresh
 
     def state(self) -> dict[str, np.ndarray]:
