@@ -132,7 +132,6 @@ ENTER = 0.010
 LEAVE = ENTER / 3
 # A mixture has the last value among its experts, and on a random walk comes down to it: what it wins is not noise that soon.
 MIXED = 0.007
-BEARABLE = 0.02  # of the baseline's absolute error
 
 
 def rates(horizon: int) -> np.ndarray:
@@ -143,20 +142,21 @@ def rates(horizon: int) -> np.ndarray:
 def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, needed: int, mixed: bool) -> np.ndarray:
     """Codes of who is to serve (..., H), from errors (..., 6, H), absolute and squared, over (..., H) scores; `before`: until now.
 
-    A model has skill if its absolute errors say so, or its squared ones while the absolute are no worse than by `BEARABLE`: what it
-    says is a mean, and on most days a mean may be farther off than the last value by a hair, to be much nearer in a storm.
+    A model has skill if every naive forecast is worse in absolute or in squared error. What it says is a mean: on most days it may be
+    farther off than a naive forecast by a hair, to be much nearer in a storm. It gives way to the one that is as good in both.
     Fewer than `needed` scores: whichever baseline is better so far, `cold_start`.
     """
     net, seasonal, last, *squared = (evidence[..., k, :] for k in range(6))
     better = np.where(seasonal < last, SEASONAL, LAST)
-    base = np.minimum(seasonal, last)
     serving = (before & 3) == NET
     leads = np.arange(1, net.shape[-1] + 1)
     enter = MIXED * leads**0.25 if mixed else ENTER * np.sqrt(leads)
     margin = enter * np.where(serving, LEAVE / ENTER, 1.0)
-    storms = squared[0] < np.minimum(squared[1], squared[2]) * (1 - 2 * margin)
-    skilled = (net < base * (1 - margin)) | (storms & (net < base * (1 + BEARABLE)))
-    cold = count < needed
-    by = np.where(skilled & ~cold, NET, better)
+    beaten = [(net < b * (1 - margin)) | (squared[0] < s * (1 - 2 * margin)) for b, s in ((seasonal, squared[1]), (last, squared[2]))]
+    skilled, cold = beaten[0] & beaten[1], count < needed
+    # The naive forecast that is better by its absolute error, unless it is the other one that cannot be beaten
+    other = np.where(better == SEASONAL, LAST, SEASONAL)
+    instead = np.where(np.where(better == SEASONAL, *beaten) & ~cold, other, better)
+    by = np.where(skilled & ~cold, NET, instead)
     reason = np.where(cold, COLD, np.where(skilled, NONE, NO_SKILL))
     return code(by, reason, better)

@@ -80,10 +80,18 @@ def test_a_hair_of_skill_is_not_believed_and_does_not_cost_the_place():
     assert judged(1.001, 1.2, 1.0, before=serving)[0] == "last_value"
 
 
-def test_who_is_better_in_storms_serves_as_long_as_it_is_bearable_on_other_days():
+def test_who_is_better_in_storms_serves_though_worse_on_other_days():
     assert judged(1.01, 1.2, 1.0, squared=(1.5, 3.0, 2.0))[:2] == ("net", None)
-    assert judged(1.03, 1.2, 1.0, squared=(1.5, 3.0, 2.0))[:2] == ("last_value", "no_skill")
+    assert judged(1.10, 1.2, 1.0, squared=(1.5, 3.0, 2.0))[:2] == ("net", None)
     assert judged(1.01, 1.2, 1.0, squared=(1.99, 3.0, 2.0))[:2] == ("last_value", "no_skill")
+
+
+def test_the_one_that_cannot_be_beaten_serves_not_the_one_that_is_worse_in_storms():
+    assert judged(1.1, 1.0, 1.05, squared=(2.0, 9.0, 1.9))[:2] == (
+        "last_value",
+        "no_skill",
+    )  # seasonal: better on most days, beaten in storms
+    assert judged(1.1, 1.0, 1.05, squared=(2.0, 1.8, 1.9))[:2] == ("seasonal_naive", "no_skill")
 
 
 PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 10**6)), unique=True, max_size=30)
