@@ -1,6 +1,6 @@
 """Do two layers earn their place? A stack under the cells' own contract, in the LSTM's stead, judged as `prequential.py` judges.
 
-    python tests/benchmarks/layers.py stack taxi --steps 2500 --set hidden=128
+    python -m tests.benchmarks.layers stack taxi --steps 2500 --set hidden=128
 
 "stack": two LSTMs of half the width, the second over what the first says, the network hearing both (Graves 2013), so that the
 carry is as wide as one layer's; "deep": the network hears the second alone. "lstm": one layer, to compare with.
@@ -9,10 +9,10 @@ carry is as wide as one layer's; "deep": the network hears the second alone. "ls
 import sys
 
 import torch
-from prequential import main
 from torch import nn
 
 from models.cells import CELLS, LSTM, Carry
+from tests.benchmarks.prequential import main
 
 LAYERS = 2
 
