@@ -36,8 +36,10 @@ class Descent:
     All of it is one tensor, `state` (ROWS, P), that may lie where another process sees it; `steps` and `bad` are told.
     """
 
-    def __init__(self, network: Ensemble, *, rate: float, least: float, halving: int, state: Tensor | None = None) -> None:
-        """`state`: one to go on with, as it stands; None: begin with the network's own weights."""
+    def __init__(
+        self, network: Ensemble, *, rate: float, least: float, halving: int, clip: float = CLIP_NORM, state: Tensor | None = None
+    ) -> None:
+        """`clip`: norm that gradients are cut to. `state`: one to go on with, as it stands; None: begin with the network's own weights."""
         self.flat = Flat(network)
         self.gradient = self.flat.learn()
         if state is None:
@@ -46,8 +48,7 @@ class Descent:
         self._lie(state)
         self.steps = 0
         self.bad = 0
-        self.most = CLIP_NORM * math.sqrt(len(network.members))  # of all together
-        self.rate, self.least, self.halving = rate, least, halving
+        self.rate, self.least, self.halving, self.clip = rate, least, halving, clip
 
     def _lie(self, state: Tensor) -> None:
         self.state = state
@@ -82,7 +83,7 @@ class Descent:
         norm = float(torch.linalg.vector_norm(self.gradient))
         if not norm < float("inf"):
             return self._skip("gradient", size, norm)
-        self.gradient.mul_(min(1.0, self.most / (norm + 1e-6)))
+        self.gradient.mul_(min(1.0, self.clip / (norm + 1e-6)))
         kept = [self.weights.clone(), *(m.clone() for m in self.moments)]
         self._descend()
         if not math.isfinite(float(self.weights.sum())):

@@ -21,7 +21,7 @@ from models import baselines, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
 from models.carry import MANY, NEVER, Memory, amend, memory, put
 from models.cells import CELLS
-from models.descent import Descent, Outcome
+from models.descent import CLIP_NORM, Descent, Outcome
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
 from models.inputs import CLIP, FLOOR, LAGS, View
@@ -212,7 +212,8 @@ class Learner:
             "seed": c.seed,
             "cell": c.model if c.model in CELLS else "lstm",
         }
-        return {"network": network, "descent": {"rate": c.rate, "least": c.least_rate, "halving": c.halving}}
+        clip = CLIP_NORM * self.members**0.5  # of all together
+        return {"network": network, "descent": {"rate": c.rate, "least": c.least_rate, "halving": c.halving, "clip": clip}}
 
     def _network(self) -> Ensemble:
         return Ensemble(**self.plan()["network"]).to(self.device)

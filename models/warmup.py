@@ -61,7 +61,7 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     shelf = _shelf(learner, history)
     of = partial(_lesson, learner, history, shelf)
     rng = np.random.default_rng(learner.config.seed)
-    descent = Descent(Ensemble(**learner.plan()["network"]).to(learner.device), rate=RATE, least=RATE, halving=1)
+    descent = Descent(Ensemble(**learner.plan()["network"]).to(learner.device), rate=RATE, least=RATE, halving=1, clip=learner.descent.clip)
     best, kept, since, done = float("inf"), descent.average.clone(), 0, 0
     form, newest = learner.form, shelf["closed_newest"]
     starts = _pairs(history, form.reach + LAGS, end - form.horizon)
