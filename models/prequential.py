@@ -191,9 +191,8 @@ class Prequential:
             heard(row, at, step)
 
     def _weigh(self, row: int) -> None:
-        if row in self.tally.origins and self.tally.bin(row) >= len(self.weights):
-            while len(self.weights) <= self.tally.bin(row):
-                self.weights.append((row, weights_of(self.learner)))
+        while row in self.tally.origins and len(self.weights) <= self.tally.bin(row):
+            self.weights.append((row, weights_of(self.learner)))
 
     def result(self) -> Result:
         """What has been counted so far."""

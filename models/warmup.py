@@ -3,7 +3,7 @@
 A stream that starts from nothing needs none of this; a backtest's warm-up rows, or a kept history, are more than one pass can use.
 The order: the learner sees the history once (`Learner.close`, `arrive`: scales, naive errors), then `warm`, then the stream goes on.
 
-Letters: T rows of a history, N series, R = row of it, B chains of a batch.
+Letters: T rows of a history, N series, M pairs of a row and a series, B chains of a batch.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
 
 
 def _shelf(learner: Learner, history: History) -> Memory:
-    """A memory whose closed ring holds all of the history; nothing else of it is used."""
+    """A memory whose closed ring holds all of the history; beside it, only carries and anchors are used."""
     c = learner.config
     shelf = memory(
         horizon=1,
