@@ -119,8 +119,27 @@ class LSTM(nn.Module):
         Outputs behind a sequence's end are not meaningful.
         """
         driven = linear(x, self.into, self.bias)  # one large product instead of T small ones
-        outputs, cells = Unroll.apply(driven, self.again, carry.hidden, carry.cell)
+        if torch.is_grad_enabled():
+            outputs, cells = Unroll.apply(driven, self.again, carry.hidden, carry.cell)
+        else:
+            before, states, _ = unrolled(driven, self.again, carry.hidden, carry.cell)
+            outputs, cells = torch.stack(before[1:], 1), torch.stack(states[1:], 1)
         return outputs, Carry(at_ends(outputs, lengths), at_ends(cells, lengths))
+
+
+def unrolled(driven: Tensor, again: Tensor, hidden: Tensor, cell: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+    """Hidden and cell states (B, D) before the first step and after each, and the gates (B, 4D) of each; driven (B, T, 4D) is W x + b."""
+    size = hidden.shape[1]
+    before, cells, gates = [hidden], [cell], []
+    for t in range(driven.shape[1]):
+        raw = torch.addmm(driven[:, t], before[-1], again.t())
+        gate = torch.sigmoid(raw)  # one call for all four: half of a small step's time is in calling
+        torch.tanh(raw[:, 2 * size : 3 * size], out=gate[:, 2 * size : 3 * size])
+        i, f, g, o = gate.chunk(4, 1)
+        cells.append(f * cells[-1] + i * g)
+        before.append(o * torch.tanh(cells[-1]))
+        gates.append(gate)
+    return before, cells, gates
 
 
 class Unroll(torch.autograd.Function):
@@ -129,21 +148,9 @@ class Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, driven: Tensor, again: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Driven (B, T, 4D) is W x + b -> hidden and cell states (B, T, D)."""
-        size = hidden.shape[1]
-        before, gates, cells, outputs = [hidden], [], [cell], []
-        for t in range(driven.shape[1]):
-            raw = torch.addmm(driven[:, t], before[-1], again.t())
-            gate = torch.sigmoid(raw)  # one call for all four: half of a small step's time is in calling
-            torch.tanh(raw[:, 2 * size : 3 * size], out=gate[:, 2 * size : 3 * size])
-            i, f, g, o = gate.chunk(4, 1)
-            cell = f * cells[-1] + i * g
-            hidden = o * torch.tanh(cell)
-            gates.append(gate)
-            cells.append(cell)
-            before.append(hidden)
-            outputs.append(hidden)
+        before, cells, gates = unrolled(driven, again, hidden, cell)
         ctx.save_for_backward(again, torch.stack(before), torch.stack(cells), torch.stack(gates))
-        return torch.stack(outputs, 1), torch.stack(cells[1:], 1)
+        return torch.stack(before[1:], 1), torch.stack(cells[1:], 1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import xxhash
 
 from models import baselines, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
-from models.carry import MANY, NEVER, Memory, amend, memory, put
+from models.carry import NEVER, Memory, amend, memory, put
 from models.cells import CELLS
 from models.descent import CLIP_NORM, Descent, Outcome
+from models.experts import MIXTURES, Experts
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
 from models.inputs import CLIP, FLOOR, LAGS, View
-from models.linear import Linear, Related, affordable
-from models.mixture import OWN_RATE, Mixture
 from models.network import Ensemble, Flat
 from models.replay import Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
@@ -39,8 +39,6 @@ TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
 SLOW = 5e-4  # rate at which a series' mean forgets
-LARGE = 1e30  # scales: what an expert says beyond it is as good there
-MIXTURES = ("mixture", "nets", "mixture-without-nets", "linear")  # models made of several experts, or of one that is no network
 
 
 @dataclass(frozen=True)
@@ -142,7 +140,14 @@ class Step(NamedTuple):
     s_baseline: np.ndarray  # (N, H) index into `Learner.experts`: the baseline that had been better when it was issued
     s_baseline_point: np.ndarray  # (N, H)
     covered: np.ndarray  # (N, H, B) bool, bands as `Learner.bands`
-    parts: np.ndarray  # (N, K, H) what every expert said, as `Learner.parts` names them
+    parts: np.ndarray  # (N, K, H) what every expert said, as `Learner.parts` names them, less the level, in units of the size
+    level: np.ndarray  # (N,)
+    size: np.ndarray  # (N,)
+
+    def said(self, expert: int) -> np.ndarray:
+        """(N, H) what one of `Learner.parts` said, in the series' own units."""
+        with np.errstate(over="ignore"):
+            return finite(self.level[:, None] + self.size[:, None] * self.parts[:, expert])
 
 
 def no_step(count: int, horizon: int, levels: int, bands: int, experts: int, updates: int) -> Step:
@@ -151,7 +156,7 @@ def no_step(count: int, horizon: int, levels: int, bands: int, experts: int, upd
     return Step(
         np.zeros(count, bool), numbers, np.zeros((count, levels, horizon)), codes, codes.copy(), np.zeros(count, bool),
         np.zeros(count, np.int64), updates, none, numbers.copy(), codes.copy(), codes.copy(), numbers.copy(),
-        np.zeros((count, horizon, bands), bool), np.zeros((count, experts, horizon)),
+        np.zeros((count, horizon, bands), bool), np.zeros((count, experts, horizon), np.float32), np.zeros(count), np.ones(count),
     )  # fmt: skip
 
 
@@ -178,13 +183,9 @@ class Learner:
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
         self.descent = Descent(self._network(), **self.plan()["descent"])
         self.reading: dict[int, Flat] = {}  # ensembles by generation
-        self.linear = [Linear(self.form)]
-        self.columns = config.columns if config.columns > 1 and affordable(self.form, config.columns) else 0
-        if self.columns:
-            self.linear.append(Linear(self.form, columns=self.columns))
-        self.parts = self._parts()
-        self.mixture = self._mixture()
-        self.lean = self.mixture.groups, self.mixture.voices
+        cell = config.model if config.model in CELLS else "lstm"
+        self.others = Experts(self.form, model=config.model, cell=cell, members=self.members, columns=config.columns)
+        self.parts, self.columns, self.lean = self.others.names, self.others.columns, self.others.lean
         self.version = hashlib.sha256(self.descent.weights.cpu().numpy().tobytes()).hexdigest()[:16]
         self._chain = self.version
         self.levels = torch.tensor(config.levels, device=self.device)
@@ -218,35 +219,11 @@ class Learner:
     def _network(self) -> Ensemble:
         return Ensemble(**self.plan()["network"]).to(self.device)
 
-    def _parts(self) -> tuple[str, ...]:
-        """The names of the experts, as the mixture has them: networks first, the one that says the level last."""
-        cell = self.plan()["network"]["cell"]
-        nets = [cell] if self.members == 1 else [f"{cell} {k + 1}" for k in range(self.members)]
-        seasonal = [] if self.form.season is None else ["seasonal_naive"]
-        return (*nets, *("linear", "linear related")[: len(self.linear)], *seasonal, "last_value")
-
     def _blank(self, count: int) -> np.ndarray:
         return scale.blank(count, self.config.horizon, self.lean)
 
-    def _mixture(self) -> Mixture:
-        allowed = np.array([self._allowed(name) for name in self.parts])
-        return Mixture(nets=self.members, others=len(self.parts) - self.members, allowed=allowed, horizon=self.config.horizon)
-
-    def _allowed(self, name: str) -> bool:
-        """Whether an expert may have weight in the model that is asked for."""
-        net = name.startswith(tuple(CELLS))
-        match self.config.model:
-            case "mixture":
-                return True
-            case "mixture-without-nets":
-                return not net
-            case "linear":
-                return name.startswith("linear")
-            case _:
-                return net
-
     def _generation(self, instant: int, weights: torch.Tensor | None, change: scale.Change) -> Generation:
-        return self.pool.generation(instant, weights, change, mixed=self.mixture.weights, solved=tuple(one.solved for one in self.linear))
+        return self.pool.generation(instant, weights, change, mixed=self.others.mixture.weights, solved=self.others.solved)
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
@@ -256,7 +233,7 @@ class Learner:
             "tails": len(self.tails),
             "bands": len(self.bands),
             "members": self.members,
-            "parts": self.members + len(self.linear),
+            "parts": self.others.kept,
         }
         return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, columns=self.columns, **kept, **sizes)
 
@@ -339,6 +316,17 @@ class Learner:
         known = rows["naive"].astype(np.float32)
         return rows, scale.usable(rows["scale"], level, then.relative), np.where(np.isnan(known), then.naive, known)
 
+    def _sizes_by(self, then: Generation, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Usable scales and means of series (N,) as arrivals under a generation know them."""
+        rows, size, _ = self._learnt_by(then, slot, np.nan_to_num(self.memory["level"][slot]))
+        return size, rows["mean"]
+
+    def _sizes(self, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The same as learning knows them."""
+        m, rows = self.memory, self.learnt[slot]
+        level = np.nan_to_num(m["closed"][slot, m["closed_newest"][slot] % m["closed"].shape[1]])
+        return scale.usable(rows["scale"], level, self.pool.relative), rows["mean"]
+
     def _network_of(self, then: Generation) -> Ensemble:
         """The ensemble with the weights of a generation; those of dropped ones are used again."""
         assert then.weights is not None, f"generation {then.instant} is asked for and still being learnt"
@@ -347,9 +335,7 @@ class Learner:
             flat = self.reading.pop(gone[0]) if gone else Flat(self._network())
             self.reading[then.instant] = flat
             flat.read(then.weights)
-        network = self.reading[then.instant].network
-        network.eval()
-        return network
+        return self.reading[then.instant].network
 
     def _step(self, then: Generation, x: np.ndarray, carry: np.ndarray) -> np.ndarray:
         """The new carry (N, 2M, D) of each row, whoever stands beside it."""
@@ -386,60 +372,34 @@ class Learner:
         m["carried"][slot[observed], phase[observed]] = cell[observed]
 
         relative = unit / size[:, None]
-        parts = self._speak(now, then, v, points * relative[:, None])
-        mixed = then.mixed.of(rows["lean"].astype(np.float32), self.mixture.prior.astype(np.float32)).transpose(0, 2, 1)
+        lines = self.others.lines(m, slot, cell, level, size, solved=then.solved, sizes=partial(self._sizes_by, then))
+        parts = self.others.speak(points * relative[:, None], lines, v.last, size)
+        mixed = self.others.mixed(then.mixed, rows["lean"])
         said = np.asarray((parts * mixed).sum(1), np.float32)
         fine = np.isfinite(said) & np.isfinite(quantiles).all((1, 2))
         codes = np.where(rows["served"] == scale.UNDECIDED, then.served, rows["served"])
         by, reason = self._serve(codes, fine, v)
         with np.errstate(over="ignore"):
-            everyone = finite(level[:, None, None] + size[:, None, None] * parts)
             served = np.where(by == score.NET, level[:, None] + size[:, None] * said, level[:, None])
         served = np.where(by == score.SEASONAL, m["ring"][slot[:, None], (cell[:, None] - self.form.back) % m["ring"].shape[1]], served)
         own = (quantiles - medians[:, :, None]) * then.width + (medians - points)[:, :, None]
-        own = (own * self._voices(mixed)[:, :, None]).sum(1) * relative[:, None]
+        own = (own * self.others.voices(mixed)[:, :, None]).sum(1) * relative[:, None]
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
         naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
         spread = np.where((by == score.NET)[:, None], own, naively)
         spread = np.sort(np.clip(spread * rows["stretch"].astype(np.float32)[:, self.side], -60_000, 60_000).astype(np.float16), 1)
 
-        step.issued[at], step.parts[at] = True, everyone
+        step.issued[at], step.parts[at], step.level[at], step.size[at] = True, parts, level, size
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
         step.quantiles[at] = finite(served[:, None] + size[:, None, None] * spread)
         where = slot[:, None], score.places(cell, self.config.horizon)
         m["said"][where] = np.where(fine, said, np.nan)
-        m["parts"][where] = np.clip(parts[:, : self.members + len(self.linear)], -60_000, 60_000).transpose(0, 2, 1)
+        m["parts"][where] = np.clip(parts[:, : self.others.kept], -60_000, 60_000).transpose(0, 2, 1)
         m["spread"][where] = spread[:, self.tails].transpose(0, 2, 1)
         m["served"][where] = score.code(by, reason, score.decode(codes)[2])
         origin = slot, cell % self.config.horizon
         m["origin"][origin] = np.where(now.woken, NEVER, cell)
         m["origin_level"][origin], m["origin_scale"][origin] = level, size
-
-    def _speak(self, now: Now, then: Generation, v: View, nets: np.ndarray) -> np.ndarray:
-        """(N, K, H) what every expert says, less the level, in units of the scale; one that cannot speak says the level."""
-        parts = [nets, *(line[:, None] for line in self._lines(now, then)), np.zeros((len(nets), 1, nets.shape[2]))]
-        if self.form.season is not None:
-            with np.errstate(over="ignore"):
-                parts.insert(-1, (v.last / now.size[:, None])[:, None])
-        return np.asarray(np.clip(np.nan_to_num(np.concatenate(parts, 1)), -LARGE, LARGE), np.float32)
-
-    def _lines(self, now: Now, then: Generation) -> list[np.ndarray]:
-        """(N, H) of each linear expert."""
-        m, out = self.memory, []
-        for linear, solved in zip(self.linear, then.solved, strict=True):
-            related = None
-            if linear.columns:
-                of = m["related"][now.slot]
-                rows, size, _ = self._learnt_by(then, of.ravel(), np.nan_to_num(m["level"][of.ravel()]))
-                related = Related(of, size.reshape(of.shape), rows["mean"].reshape(of.shape), m["newest"][of])
-            x = linear.see(m["ring"], now.slot, now.cell, now.level, now.size, related)
-            out.append(linear.say(x, m["column"][now.slot], solved))
-        return out
-
-    def _voices(self, mixed: np.ndarray) -> np.ndarray:
-        """(N, M, H) how much of the quantiles' distance from the point comes from each network, by weights (N, K, H)."""
-        voice = np.maximum(mixed[:, : self.members], 1e-6)
-        return np.asarray(voice / voice.sum(1, keepdims=True))
 
     def _serve(self, codes: np.ndarray, fine: np.ndarray, v: View) -> tuple[np.ndarray, np.ndarray]:
         """Who serves (N, H), and why not the network: as learnt, unless that cannot be had now."""
@@ -508,24 +468,13 @@ class Learner:
         errors = np.where(due[:, None], np.minimum(errors, worst[:, None]), np.nan)
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
-        said, met = self._heard(now, rows, place, actual, level, size, seasonal, due)
+        unit = now.size[rows, None] * np.maximum(now.naive[rows].min(1), FLOOR)
+        with np.errstate(over="ignore", invalid="ignore"):
+            said = self.others.heard(m["parts"][place].transpose(0, 2, 1) * size[:, None], seasonal - level, unit)
+            met = np.clip(np.where(due, (actual - level) / unit, np.nan), -CLIP, CLIP)
         self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, under=under, said=said, actual=met)
         off = errors_of(actual, point), errors_of(actual, base)
         self.pool.count(m, slot, due, by, off, step.covered[on], self.config.min_scores)
-
-    def _heard(
-        self, now: Now, rows: np.ndarray, place: tuple[np.ndarray, np.ndarray], actual: np.ndarray, level: np.ndarray, size: np.ndarray,
-        seasonal: np.ndarray, due: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-        """What each expert had said (N, K, H) and what came (N, H), less the level at issue, in naive errors of the lead; NaN: not due."""
-        unit = now.size[rows, None] * np.maximum(now.naive[rows].min(1), FLOOR)
-        with np.errstate(over="ignore", invalid="ignore"):
-            parts = [self.memory["parts"][place].transpose(0, 2, 1) * size[:, None] / unit[:, None]]
-            if self.form.season is not None:
-                parts.append((np.where(np.isnan(seasonal), 0.0, seasonal - level) / unit)[:, None])
-            parts.append(np.zeros((len(rows), 1, unit.shape[1])))
-            met = np.where(due, (actual - level) / unit, np.nan)
-        return np.clip(np.nan_to_num(np.concatenate(parts, 1)), -CLIP, CLIP), np.clip(met, -CLIP, CLIP)
 
     # Learning
 
@@ -559,9 +508,7 @@ class Learner:
             self._take(Cells(*(c[wave] for c in cells)), behind)
         whole = self._lesson(cells, instant)
         decisions = self._decide(slots)
-        self.mixture.weigh()
-        for linear in self.linear:
-            linear.solve()
+        self.others.settle()
         self.pool.updates += 1
         self.generations[instant] = self._generation(instant, None, before)
         for old in drop:
@@ -606,43 +553,12 @@ class Learner:
         if had.size:
             errors, under = self.pending.columns["error"][found[had]], self.pending.columns["under"][found[had]]
             rows["stretch"][had] = self.pool.weigh(m, slot[had], errors, under, rows["stretch"][had])
-            rows["lean"][had] = self._mix(slot[had], found[had])
+            said, met = (self.pending.columns[name][found[had]].astype(np.float64) for name in ("said", "actual"))
+            rows["lean"][had] = self.others.mix(m, slot[had], said, met)
             self.pending.drop(found[had])
         self.learnt[slot] = rows
-        self._regress(slot, cell, size)
+        self.others.regress(m, slot, cell, size, self._sizes)
         self._drop_anchor(slot, cell, behind)
-
-    def _regress(self, slot: np.ndarray, cell: np.ndarray, size: np.ndarray) -> None:
-        """What the newest closed cells complete for the linear experts."""
-        m = self.memory
-        for linear in self.linear:
-            linear.fade()
-            for group, (fine, origin, level, target) in enumerate(linear.rows_of(m["closed"], slot, cell)):
-                if not fine.size:
-                    continue
-                mine, related = slot[fine], None
-                if linear.columns:
-                    of = m["related"][mine]
-                    rows = self.learnt[of]
-                    newest = m["closed_newest"][of]
-                    levels = np.nan_to_num(m["closed"][of, newest % m["closed"].shape[1]])
-                    related = Related(of, scale.usable(rows["scale"], levels, self.pool.relative), rows["mean"], newest)
-                x = linear.see(m["closed"], mine, origin, level, size[fine], related)
-                with np.errstate(over="ignore"):
-                    change = (target - level[:, None]) / size[fine, None]
-                linear.learn(group, x, m["column"][mine], change)
-
-    def _mix(self, slot: np.ndarray, found: np.ndarray) -> np.ndarray:
-        """Learn from scores at `found` rows of `pending` who of the experts is how good; returns what the series lean to (N, G, V)."""
-        m, said, met = self.memory, *(self.pending.columns[name][found].astype(np.float64) for name in ("said", "actual"))
-        known = ~np.isnan(met)
-        off, count = self.mixture.by_group(self.mixture.learn(said, met, known), known)
-        total = np.minimum(m["losses"][slot] + count, MANY)
-        rate = count / np.maximum(total, 1)
-        loss = m["loss"][slot]
-        m["loss"][slot] = loss = loss + (off - loss) * np.maximum(rate, np.where(count > 0, OWN_RATE, 0.0))[:, None]
-        m["losses"][slot] = total
-        return self.mixture.lean(loss, total)
 
     def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, behind: Generation) -> None:
         """Move the anchor of the phase that is learnt from next one dilated step on."""
@@ -709,7 +625,7 @@ class Learner:
         self.replay.clear()
         self.waiting.clear()
         self.learnt["served"], self.learnt["stretch"], self.learnt["lean"] = scale.UNDECIDED, 1, 0
-        self.mixture = self._mixture()
+        self.others.forget()
         for name in ("log_width", "evidence", "evidence_count", "served"):
             setattr(self.pool, name, getattr(fresh, name))
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
@@ -725,7 +641,9 @@ class Learner:
 
     def digest(self) -> str:
         """Of the weights and their moments, and of what every instant so far has come to, chained."""
-        return hashlib.sha256(self._chain.encode() + self.descent.state.cpu().numpy().tobytes()).hexdigest()
+        state = xxhash.xxh3_128(self._chain.encode())  # at every commit, of megabytes: it is to find mistakes, not forgeries
+        state.update(self.descent.state.cpu().numpy().data)
+        return state.hexdigest()
 
     def summary(self, slot: int | None = None) -> dict[str, Any]:
         """Skill, coverage and who served, by lead, since the start: of all series, or of one; of all, the mixture's weights as they are."""
@@ -736,8 +654,7 @@ class Learner:
         """The mixture's weights of all series together, by expert and lead; of a model that is no mixture, nothing."""
         if self.config.model not in MIXTURES:
             return {}
-        weights = self.mixture.weights.of(np.zeros((1, *self.lean)), self.mixture.prior)[0]
-        return {name: [round(float(w), 6) for w in weights[:, k]] for k, name in enumerate(self.parts)}
+        return self.others.weights()
 
     def snapshot(self) -> dict[str, bytes]:
         """All of it as named bytes; `restore` is the inverse."""
@@ -748,10 +665,9 @@ class Learner:
             "waiting": self.waiting.columns,
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
-            "mixture": self.mixture.state(),
             "learnt": {"rows": scale.to_bytes(self.learnt)},
         }
-        groups |= {f"linear {k}": linear.state() for k, linear in enumerate(self.linear)}
+        groups |= self.others.state()
         groups |= {f"generation {at}": generation.state() for at, generation in self.generations.items()}
         arrays = {f"{group}/{name}": array for group, columns in groups.items() for name, array in columns.items()}
         rest = {
@@ -780,9 +696,7 @@ class Learner:
             self.waiting.load(groups["waiting"])
             self.descent.load({name: torch.from_numpy(a.copy()) for name, a in groups["descent"].items()}, rest["descent"])
             self.pool.load(groups["pool"], rest["pool"])
-            self.mixture.load(groups["mixture"])
-            for k, linear in enumerate(self.linear):
-                linear.load(groups[f"linear {k}"])
+            self.others.load(groups)
             self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon, self.lean)
             self.generations = {
                 at: Generation.load(at, updates, relative, groups[f"generation {at}"], self.device, self.lean)

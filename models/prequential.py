@@ -63,7 +63,7 @@ class Split(NamedTuple):
 
 def parts_of(learner: Learner, step: Step) -> dict[str, np.ndarray]:
     """The points (n, H) of every expert by its name."""
-    return {name: step.parts[:, k] for k, name in enumerate(learner.parts)}
+    return {name: step.said(k) for k, name in enumerate(learner.parts)}
 
 
 def weights_of(learner: Learner) -> dict[str, list[float]]:
