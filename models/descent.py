@@ -1,4 +1,4 @@
-"""One guarded step of AdamW on a flat vector of weights: nothing that is not finite ever reaches them."""
+"""One guarded step down on a flat vector of weights, by AdamW or another rule: nothing that is not finite ever reaches them."""
 
 from __future__ import annotations
 
@@ -17,6 +17,12 @@ PATIENCE = 5  # bad steps in a row, after which the last good weights come back
 AVERAGED = 50  # steps that the served weights are a mean of, about (Polyak & Juditsky 1992): one step's noise is not served
 GOOD_EVERY = 50  # good steps between copies that a rollback returns to
 
+# Rules by the rate that is their own here (LOG 2026-11-26). Adam: Kingma & Ba 2015; AdamW: Loshchilov & Hutter 2019; sgd: with momentum.
+RATES = {"adamw": 2e-3, "adam": 2e-3, "sgd": 5e-2}
+MOMENTUM = 0.9  # of sgd (Polyak 1964), and what Adam remembers of gradients
+SQUARES = 0.999  # what Adam remembers of their squares
+DECAY = 0.01  # of weights, a unit of rate: AdamW
+
 STATE = ("weights", "first", "second", "average", "good_weights", "good_first", "good_second")
 ROWS = len(STATE)
 
@@ -31,15 +37,26 @@ class Outcome(NamedTuple):
 
 
 class Descent:
-    """Weights that learn: AdamW (Loshchilov & Hutter 2019), its moments, and the copy to fall back on.
+    """Weights that learn: a rule of descent, its moments, and the copy to fall back on.
 
     All of it is one tensor, `state` (ROWS, P), that may lie where another process sees it; `steps` and `bad` are told.
     """
 
     def __init__(
-        self, network: Ensemble, *, rate: float, least: float, halving: int, clip: float = CLIP_NORM, state: Tensor | None = None
+        self,
+        network: Ensemble,
+        *,
+        rate: float,
+        least: float,
+        halving: int,
+        clip: float = CLIP_NORM,
+        rule: str = "adamw",
+        state: Tensor | None = None,
     ) -> None:
-        """`clip`: norm that gradients are cut to. `state`: one to go on with, as it stands; None: begin with the network's own weights."""
+        """`clip`: norm that gradients are cut to; `rule`: one of RATES.
+
+        `state`: one to go on with, as it stands; None: begin with the network's own weights.
+        """
         self.flat = Flat(network)
         self.gradient = self.flat.learn()
         if state is None:
@@ -48,7 +65,7 @@ class Descent:
         self._lie(state)
         self.steps = 0
         self.bad = 0
-        self.rate, self.least, self.halving, self.clip = rate, least, halving, clip
+        self.rate, self.least, self.halving, self.clip, self.rule = rate, least, halving, clip, rule
 
     def _lie(self, state: Tensor) -> None:
         self.state = state
@@ -99,11 +116,15 @@ class Descent:
     def _descend(self) -> None:
         self.steps += 1
         first, second = self.moments
-        first.lerp_(self.gradient, 0.1)
-        second.mul_(0.999).addcmul_(self.gradient, self.gradient, value=0.001)
         rate = self.rate_now()
-        step = (second / (1 - 0.999**self.steps)).sqrt_().add_(1e-8)
-        self.weights.mul_(1 - rate * 0.01).addcdiv_(first, step, value=-rate / (1 - 0.9**self.steps))
+        if self.rule == "sgd":
+            self.weights.sub_(first.mul_(MOMENTUM).add_(self.gradient), alpha=rate)
+            return
+        first.lerp_(self.gradient, 1 - MOMENTUM)
+        second.mul_(SQUARES).addcmul_(self.gradient, self.gradient, value=1 - SQUARES)
+        step = (second / (1 - SQUARES**self.steps)).sqrt_().add_(1e-8)
+        kept = 1 - rate * DECAY if self.rule == "adamw" else 1
+        self.weights.mul_(kept).addcdiv_(first, step, value=-rate / (1 - MOMENTUM**self.steps))
 
     def _skip(self, cause: str, loss: float, norm: float) -> Outcome:
         self.bad += 1

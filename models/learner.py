@@ -22,7 +22,7 @@ from models import baselines, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
 from models.carry import NEVER, Memory, amend, memory, put
 from models.cells import CELLS
-from models.descent import CLIP_NORM, Descent, Outcome
+from models.descent import CLIP_NORM, RATES, Descent, Outcome
 from models.experts import MIXTURES, Experts
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
@@ -38,6 +38,7 @@ ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it 
 TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
+LEAST_RATE = 0.05  # of the rate: where it ends
 SLOW = 5e-4  # rate at which a series' mean forgets
 
 
@@ -54,8 +55,9 @@ class Config:
     columns: int = 0  # of a wide record, whose series may learn from each other; 0: none
     hidden: int = 64
     truncation: int = 4  # dilated steps that gradients run back
-    rate: float = 2e-3
-    least_rate: float = 1e-4
+    optimiser: str = "adamw"
+    rate: float | None = None  # None: the optimiser's own
+    least_rate: float | None = None  # None: a twentieth of it
     halving: int = 300  # steps over which the rate falls
     replay: int = 4000  # rows of the pool
     replayed: int = 32  # of them a learning instant repeats
@@ -166,6 +168,8 @@ class Learner:
     def __init__(self, config: Config) -> None:
         if config.model not in {*CELLS, *MIXTURES, *BASELINES}:
             raise ValueError(f"model is {config.model!r}, want one of {', '.join([*MIXTURES, *CELLS, *BASELINES])}")
+        if config.optimiser not in RATES:
+            raise ValueError(f"optimiser is {config.optimiser!r}, want one of {', '.join(RATES)}")
         if config.hidden % inputs.WIDTH:
             raise ValueError(
                 f"hidden is {config.hidden}, want a multiple of {inputs.WIDTH}: other widths give rows that depend on their batch"
@@ -213,8 +217,10 @@ class Learner:
             "seed": c.seed,
             "cell": c.model if c.model in CELLS else "lstm",
         }
+        rate = c.rate or RATES[c.optimiser]
+        least = c.least_rate or rate * LEAST_RATE
         clip = CLIP_NORM * self.members**0.5  # of all together
-        return {"network": network, "descent": {"rate": c.rate, "least": c.least_rate, "halving": c.halving, "clip": clip}}
+        return {"network": network, "descent": {"rate": rate, "least": least, "halving": c.halving, "clip": clip, "rule": c.optimiser}}
 
     def _network(self) -> Ensemble:
         return Ensemble(**self.plan()["network"]).to(self.device)

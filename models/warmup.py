@@ -29,7 +29,7 @@ PASS = 20_000  # chains of one pass, at most
 WATCHED = 2_500  # chains that are looked at after each pass
 PASSES = 40
 PATIENCE = 5  # passes without gain, after which it stops
-RATE = 1e-3  # of descent; online it is a tenth to a fifth of it
+RATE = 0.5  # of the rate that a stream from nothing begins with; online it ends at a tenth of this
 
 
 class History(NamedTuple):
@@ -61,7 +61,9 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     shelf = _shelf(learner, history)
     of = partial(_lesson, learner, history, shelf)
     rng = np.random.default_rng(learner.config.seed)
-    descent = Descent(Ensemble(**learner.plan()["network"]).to(learner.device), rate=RATE, least=RATE, halving=1, clip=learner.descent.clip)
+    plan = learner.plan()
+    rate = RATE * plan["descent"]["rate"]
+    descent = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"] | {"rate": rate, "least": rate})
     best, kept, since, done = float("inf"), descent.average.clone(), 0, 0
     form, newest = learner.form, shelf["closed_newest"]
     starts = _pairs(history, form.reach + LAGS, end - form.horizon)

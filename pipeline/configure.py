@@ -13,6 +13,7 @@ def config_of(settings: Settings) -> Config:
         season=settings.series.season[0] if settings.series.season else None,
         levels=settings.forecast.levels,
         model=settings.forecast.model,
+        optimiser=settings.learn.optimiser,
         members=settings.learn.members,
         columns=len(settings.input.values),
         min_scores=settings.forecast.min_scores,

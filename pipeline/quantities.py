@@ -252,6 +252,7 @@ Model = Annotated[
     choice("mixture", "nets", "mixture-without-nets", "linear", "lstm", "gru", "elman", "jordan", "seasonal_naive", "last_value"),
 ]
 Layout = Annotated[str, choice("record", "row")]
+Optimiser = Annotated[str, choice("adamw", "adam", "sgd")]
 
 
 def about(meaning: str, default: Any = ..., *, shown: str | None = None, **bounds: Any) -> Any:

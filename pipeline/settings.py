@@ -34,6 +34,7 @@ from pipeline.quantities import (
     Model,
     Names,
     One,
+    Optimiser,
     PublishFrom,
     Real,
     Samples,
@@ -135,6 +136,7 @@ class Forecast(Section):
 
 
 class Learn(Section):
+    optimiser: Optimiser = about("adamw, adam or sgd (with momentum)", "adamw")
     rate: Real | None = about("learning rate", None, shown="the model's own", gt=0, le=1)
     truncation: Count | None = about("steps that gradients flow back", None, shown="the model's own", ge=1)
     replay: Count | None = about("replayed origins a learning instant", None, shown="the model's own", ge=0)

@@ -22,10 +22,18 @@ def test_it_goes_down():
     assert losses[-1] < losses[0] / 2
 
 
-def test_steps_are_those_of_torchs_own_adamw():
-    d = descent()
+OURS = {
+    "adamw": lambda weights: torch.optim.AdamW(weights, lr=1e-2, weight_decay=0.01),
+    "adam": lambda weights: torch.optim.Adam(weights, lr=1e-2),
+    "sgd": lambda weights: torch.optim.SGD(weights, lr=1e-2, momentum=0.9),
+}
+
+
+@pytest.mark.parametrize("rule", OURS)
+def test_steps_are_those_of_torchs_own(rule):
+    d = descent(rule=rule)
     other = torch.nn.Parameter(d.weights.clone())
-    theirs = torch.optim.AdamW([other], lr=1e-2, weight_decay=0.01)
+    theirs = OURS[rule]([other])
     for _ in range(5):
         d.step(gentle)
         theirs.zero_grad()

@@ -139,7 +139,7 @@ def main():
     parser.add_argument("--each", action="store_true")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    kinds = {k: type(getattr(Config(), k)) for k, _ in (s.split("=") for s in args.set)}
+    kinds = {k: type(getattr(Config(), k) or 0.0) for k, _ in (s.split("=") for s in args.set)}  # what is not said is a number
     fields = {k: kinds[k](v) for k, v in (s.split("=") for s in args.set)}
     for name in args.sets:
         season, step_us, load, first = SETS[name]
