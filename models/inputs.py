@@ -18,6 +18,7 @@ UNITS = (1, 4, 12, 24)  # leads whose naive errors tell what kind of series it i
 # (of widths 8 to 128 into 8: differs in the last bit for all but multiples of 8).
 WIDTH = 16
 LONGEST = 1_000_000  # rows of a calendar; a longer one would be larger than the model
+SEASONAL, WEEKLY = 3, 2  # harmonics of the season, and of the week
 AHEAD = (1, 2, 4, 8, 12, 24)  # leads at which the last season's course is shown
 
 
@@ -45,9 +46,20 @@ class Shape(NamedTuple):
         return (LAGS - 1) + LAGS + 2 + 2 + len(self.units)
 
     @property
-    def features(self) -> int:
+    def week(self) -> tuple[int, int]:
+        """Columns (first, behind the last) that tell the day of the week."""
+        end = self._told
+        return end - (2 * WEEKLY if self.phases.shape[1] > (0 if self.season is None else 2 * SEASONAL) else 0), end
+
+    @property
+    def _told(self) -> int:
+        """Features that say something: the rest is padding."""
         seasonal = 0 if self.season is None else 2 + 2 * len(self.ahead) + 2 * len(self.units)
-        return -(-(self.own + seasonal + int(self.phases.shape[1])) // WIDTH) * WIDTH
+        return self.own + seasonal + int(self.phases.shape[1])
+
+    @property
+    def features(self) -> int:
+        return -(-self._told // WIDTH) * WIDTH
 
 
 def shape(horizon: int, season: int | None, step_us: int) -> Shape:
@@ -71,7 +83,7 @@ def calendar(season: int | None, step_us: int) -> np.ndarray:
     if length > LONGEST:
         length, per_week = season or 1, None
     cells = np.arange(length)
-    for period, harmonics in ((season, 3), (per_week, 2)):
+    for period, harmonics in ((season, SEASONAL), (per_week, WEEKLY)):
         if period is not None:
             angles = [2 * np.pi * k * (cells % period) / period for k in range(1, harmonics + 1)]
             columns += [f(a) for a in angles for f in (np.sin, np.cos)]

@@ -211,6 +211,7 @@ class Learner:
             "members": self.members,
             "features": self.form.features,
             "own": self.form.own,
+            "week": self.form.week,
             "hidden": c.hidden,
             "horizon": c.horizon,
             "levels": c.levels,

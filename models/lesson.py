@@ -165,7 +165,12 @@ def together(lesson: Lesson, replayed: dict[str, np.ndarray]) -> Lesson:
 
 
 def loss(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:
-    """Robust error of the point plus pinball loss of the quantiles, over what is known; of all members together."""
+    """Of all members together, see `losses`."""
+    return losses(ensemble, lesson, levels).sum()
+
+
+def losses(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:
+    """(M,) robust error of each member's point plus pinball loss of its quantiles, over what is known."""
     device = levels.device
     starts = lesson.lengths.cumsum() - lesson.lengths
     spoken: list[list[Tensor]] = []
@@ -186,5 +191,4 @@ def loss(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:
         for a in (lesson.x[at_x], lesson.blend[origin], lesson.paths[origin], lesson.target[origin], lesson.known[origin])
     )
     said = ensemble.say([torch.cat(each) for each in zip(*spoken, strict=True)], x, blend, paths)
-    losses = [heads.huber(s.point, target, known) + heads.pinball(s.quantiles, target, known, levels) for s in said]
-    return torch.stack(losses).sum()
+    return torch.stack([heads.huber(s.point, target, known) + heads.pinball(s.quantiles, target, known, levels) for s in said])

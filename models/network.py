@@ -22,10 +22,15 @@ class Manner(NamedTuple):
     """How a network reads and speaks: variety among members is worth more than the best single one (LOG 2026-11-26)."""
 
     seasonal: bool  # it corrects a blend of naive forecasts that knows the season; else the last value
-    whole: bool  # it sees all inputs; else only the series' own last changes
+    whole: bool  # it sees the season; else only the series' own last changes
+    week: bool  # it sees the day of the week, which learning online takes for more than it is where weeks are all alike
 
 
-MANNERS = (Manner(seasonal=True, whole=True), Manner(seasonal=False, whole=True), Manner(seasonal=False, whole=False))
+MANNERS = (
+    Manner(seasonal=True, whole=True, week=True),
+    Manner(seasonal=False, whole=True, week=False),
+    Manner(seasonal=False, whole=False, week=False),
+)
 
 
 class Network(nn.Module):
@@ -34,9 +39,19 @@ class Network(nn.Module):
     sees: Tensor  # (F,) bool
 
     def __init__(
-        self, *, features: int, own: int, hidden: int, horizon: int, levels: Sequence[float], seed: int, cell: str, manner: Manner
+        self,
+        *,
+        features: int,
+        own: int,
+        week: tuple[int, int],
+        hidden: int,
+        horizon: int,
+        levels: Sequence[float],
+        seed: int,
+        cell: str,
+        manner: Manner,
     ) -> None:
-        """`own`: the leading features that tell of the series' own last changes."""
+        """`own`: the leading features that tell of the series' own last changes; `week`: the first, and behind the last, of the week's."""
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.horizon, self.manner = horizon, manner
@@ -50,7 +65,12 @@ class Network(nn.Module):
         bias = torch.zeros(parts, horizon)
         bias[1 + PATHS :] = self.quantiles.start()[:, None]
         self.head_bias = nn.Parameter(bias.reshape(-1))
-        self.register_buffer("sees", torch.arange(features) < (features if manner.whole else own), persistent=False)
+        at = torch.arange(features)
+        sees = at < (features if manner.whole else own)
+        if not manner.week:
+            sees &= (at < week[0]) | (at >= week[1])
+        self.all = bool(sees.all())
+        self.register_buffer("sees", sees, persistent=False)
 
     def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:
         """Inputs (B, T, F) -> what the cell says (B, T, D), and the carry after each sequence's end."""
@@ -68,7 +88,7 @@ class Network(nn.Module):
         return Said(point, median, quantiles)
 
     def _seen(self, x: Tensor) -> Tensor:
-        return x if self.manner.whole else x * self.sees
+        return x if self.all else x * self.sees
 
 
 class Ensemble(nn.Module):
@@ -78,12 +98,22 @@ class Ensemble(nn.Module):
     """
 
     def __init__(
-        self, *, members: int, features: int, own: int, hidden: int, horizon: int, levels: Sequence[float], seed: int, cell: str = "lstm"
+        self,
+        *,
+        members: int,
+        features: int,
+        own: int,
+        week: tuple[int, int],
+        hidden: int,
+        horizon: int,
+        levels: Sequence[float],
+        seed: int,
+        cell: str = "lstm",
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(
             Network(
-                features=features, own=own, hidden=hidden, horizon=horizon, levels=levels, seed=seed + 1000 * k, cell=cell,
+                features=features, own=own, week=week, hidden=hidden, horizon=horizon, levels=levels, seed=seed + 1000 * k, cell=cell,
                 manner=MANNERS[k % len(MANNERS)],
             )
             for k in range(members)

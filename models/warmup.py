@@ -28,7 +28,8 @@ ROWS = 224  # chains a step
 PASS = 20_000  # chains of one pass, at most
 WATCHED = 2_500  # chains that are looked at after each pass
 PASSES = 40
-PATIENCE = 5  # passes without gain, after which it stops
+PATIENCE = 5  # passes in which no network gained, after which it stops
+LEAST = 1e-4  # of the loss: less is no gain
 RATE = 0.5  # of the rate that a stream from nothing begins with; online it ends at a tenth of this
 
 
@@ -50,7 +51,7 @@ class Warmth(NamedTuple):
 
 
 def warm(learner: Learner, history: History, *, until: int, told: Callable[[int, int, float], None] | None = None) -> Warmth:
-    """Train on rows before `until`, stop by the rows behind it, and put the best weights into service.
+    """Train on rows before `until`, stop by the rows behind it, and put the best weights of each network into service.
 
     The learner must have closed the rows before `until` and none behind. `told` (pass, passes at most, loss): for whoever waits.
     No label of a row at or behind `until` moves a weight; those behind it only say when to stop (and must be older than what is
@@ -64,13 +65,13 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     plan = learner.plan()
     rate = RATE * plan["descent"]["rate"]
     descent = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"] | {"rate": rate, "least": rate})
-    best, kept, since, done = float("inf"), descent.average.clone(), 0, 0
+    best, kept, since, done = torch.full((learner.members,), float("inf")), descent.average.clone(), 0, 0
     form, newest = learner.form, shelf["closed_newest"]
     starts = _pairs(history, form.reach + LAGS, end - form.horizon)
     watched = _pairs(history, end - 1, len(history.values) - form.horizon)
     watched = watched[np.sort(rng.permutation(len(watched))[:WATCHED])]
     if not learner.taught or not len(starts) or not len(watched):
-        return Warmth(0, 0, best, 0)
+        return Warmth(0, 0, float("inf"), 0)
     for done in range(1, PASSES + 1):
         newest[history.slots] = history.first + end - 1
         for part in _parts(rng.permutation(starts)[:PASS], ROWS):
@@ -78,19 +79,21 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
         newest[history.slots] = history.first + len(history.values) - 1
         network = descent.flat.read(descent.average)
         with torch.no_grad():
-            losses = [float(lesson.loss(network, of(part), learner.levels)) * len(part) for part in _parts(watched, ROWS)]
+            each = [lesson.losses(network, of(part), learner.levels).cpu() * len(part) for part in _parts(watched, ROWS)]
         descent.flat.read(descent.weights)
-        loss = sum(losses) / len(watched)
-        since += 1
-        if loss < best - 1e-4:
-            best, kept, since = loss, descent.average.clone(), 0
+        loss = torch.stack(each).sum(0) / len(watched)
+        better = loss < best - LEAST  # a network that has learnt enough does not wait for the others: it is kept as it was
+        best = torch.where(better, loss, best)
+        for k in torch.nonzero(better).flatten().tolist():
+            kept.view(len(best), -1)[k] = descent.average.view(len(best), -1)[k]
+        since = 0 if bool(better.any()) else since + 1
         if told is not None:
-            told(done, PASSES, loss)
+            told(done, PASSES, float(loss.sum()))
         if since == PATIENCE:
             break
     learner.adopt(kept, descent)
     _recall(learner, history, shelf, until)
-    return Warmth(done, descent.steps, best, min(len(starts), PASS))
+    return Warmth(done, descent.steps, float(best.sum()), min(len(starts), PASS))
 
 
 def _shelf(learner: Learner, history: History) -> Memory:

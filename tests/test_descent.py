@@ -8,7 +8,7 @@ from models.network import Ensemble
 
 
 def descent(**kwargs):
-    network = Ensemble(members=1, features=4, own=2, hidden=3, horizon=2, levels=(0.1, 0.5, 0.9), seed=1)
+    network = Ensemble(members=1, features=4, own=2, week=(3, 4), hidden=3, horizon=2, levels=(0.1, 0.5, 0.9), seed=1)
     return Descent(network, **({"rate": 1e-2, "least": 1e-2, "halving": 100} | kwargs))
 
 
