@@ -7,6 +7,9 @@ decides who is idle, and that is put on record as decisions, so that a run can b
 Times are microseconds. A cell is named by its start, on the step's grid; an instant lies on the learning grid.
 Learning instant T closes the cells that end at or before T. Cell t is advanced, scored and forecast under the newest
 generation not after `floor(floor(t) - disorder - grid)`, and is held until that instant has been passed.
+
+With one sample a step that is done when the sample comes. With several it is done when the cell closes: when its own
+partition's clock, less the disorder, comes to its end, after which every sample for it is late.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 import msgspec
 import xxhash
 
+from pipeline.aggregates import AGGREGATES, Mark
 from pipeline.events import (
     NEVER,
     START,
@@ -51,6 +55,7 @@ class Gather:
         self.lead = rules.disorder + (rules.grid if rules.learn_ahead else 0)
         # A series that comes back must not be able to meet a cell of its former life.
         self.keep = max(rules.forget_after, rules.disorder + rules.step)
+        self.aggregate = None if rules.aggregate is None else AGGREGATES[rules.aggregate]
         self.parts = {s: Partition(s) for s in sorted(sources)}
         self.reached = START  # the last learning instant passed
         self.generations = [START]  # instants at which something was learnt, and kept
@@ -152,6 +157,9 @@ class Gather:
             if part.idle or part.rejoining or part.aside:
                 part.position = records[record - 1].offset + 1 if record else block.first
                 self._join(part)
+            if part.closing and part.closing[0] + self.rules.step <= part.clock - disorder:
+                raw = records[record]
+                self._close_cells(part, raw.offset, stamp, trace(raw) if raw.headers else None)
             self._accept(part, slot, at, value, stamp, record, records[record])
         if last >= 0:
             self._settle(part, records[last], now)
@@ -166,8 +174,7 @@ class Gather:
         """The record may end the partition's idleness; its clock decides who holds whom, and what may be taken up from aside."""
         behind = part.clock - self.rules.disorder < self.reached
         if part.idle:
-            overtaken = behind or (bool(part.aside) and part.aside[0][1] + self.rules.step <= self.reached)
-            if overtaken and not self.repeating:
+            if (behind or self._overtaken(part)) and not self.repeating:
                 self._decide(part)
             part.idle, part.rejoining = False, True
             self.slowest = None
@@ -178,13 +185,21 @@ class Gather:
             part.held.append(part.aside.pop(0))
         self._release_from(part)
 
+    def _overtaken(self, part: Partition) -> bool:
+        """Learning has passed cells that it has begun and not released."""
+        oldest = min([held[1] for held in part.aside[:1]] + part.closing[:1], default=self.reached)
+        return oldest + self.rules.step <= self.reached
+
     def _accept(self, part: Partition, slot: int, at: int, value: float, stamp: int, record: int, raw: Raw) -> None:
         if value != value:  # noqa: PLR0124 - NaN, an explicit null, says that the series lives, not what it is
             part.ledger["used"] += 1
             return
-        step, grid = self.rules.step, self.rules.grid
+        step = self.rules.step
         cell = at - at % step
-        instant = -(-(cell + step) // grid) * grid
+        if self.aggregate is not None:
+            self._fill(part, slot, cell, at, value, record, raw)
+            return
+        instant = self._closed_by(cell)
         group = self.open.get(instant)
         if group is not None and (slot, cell) in group:
             part.ledger["duplicate"] += 1
@@ -197,21 +212,68 @@ class Gather:
         want = self.wanted(cell)
         early = self._early(part, want)
         if early and len(part.aside) >= self.rules.max_held:  # only this partition's own log could make room
-            why = f"{at - part.clock} us ahead of its partition, as are the last {len(part.aside)}: look at the producer's clock"
-            self._refuse(part, self.series[slot][0], record, raw, "future", why)
+            self._refuse_ahead(part, slot, at, record, raw, len(part.aside))
             return
         part.ledger["used"] += 1
+        self._learn_later(instant, slot, cell, value)
+        held = (want, cell, raw.offset, slot, value, stamp, trace(raw) if raw.headers else None)
+        if early:
+            insort(part.aside, held, key=_time_and_offset)
+        else:
+            self._hold(part, held)
+
+    def _closed_by(self, cell: int) -> int:
+        """The instant that learns a cell."""
+        return -(-(cell + self.rules.step) // self.rules.grid) * self.rules.grid
+
+    def _learn_later(self, instant: int, slot: int, cell: int, value: float) -> None:
+        group = self.open.get(instant)
         if group is None:
             group = self.open[instant] = {}
             heapq.heappush(self.due, instant)
         group[slot, cell] = value
-        held = (want, cell, raw.offset, slot, value, stamp, trace(raw) if raw.headers else None)
-        if early:
-            insort(part.aside, held, key=_time_and_offset)
-        elif part.held or want > self.reached:
+
+    def _hold(self, part: Partition, held: Held) -> None:
+        """Release it, unless its generation or one before it is still to come."""
+        if part.held or held[0] > self.reached:
             part.held.append(held)
         else:
             self._sample(held)
+
+    def _fill(self, part: Partition, slot: int, cell: int, at: int, value: float, record: int, raw: Raw) -> None:
+        """A sample of a cell that holds several; one that is not late finds its cell open."""
+        assert self.aggregate is not None
+        group = part.filling.get(cell)
+        if group is None or slot not in group:
+            if self._early(part, self.wanted(cell)):
+                while part.ahead and not self._early(part, self.wanted(part.ahead[0])):
+                    heapq.heappop(part.ahead)
+                if len(part.ahead) >= self.rules.max_held:  # they take memory, and only this partition's own log could close them
+                    self._refuse_ahead(part, slot, at, record, raw, len(part.ahead))
+                    return
+                heapq.heappush(part.ahead, cell)
+            if group is None:
+                group = part.filling[cell] = {}
+                heapq.heappush(part.closing, cell)
+            group[slot] = []
+        part.ledger["used"] += 1
+        self.aggregate.add(group[slot], at, raw.offset, value, settled=part.clock - self.rules.disorder)
+
+    def _close_cells(self, part: Partition, offset: int, stamp: int, parent: str | None) -> None:
+        """The partition's clock has passed the ends of cells: what came of each is its value, to be forecast from and learnt."""
+        assert self.aggregate is not None
+        step = self.rules.step
+        while part.closing and part.closing[0] + step <= part.clock - self.rules.disorder:
+            cell = heapq.heappop(part.closing)
+            want = self.wanted(cell)
+            for slot, so_far in part.filling.pop(cell).items():
+                before = part.marks.get(slot)
+                value, mark = self.aggregate.close(so_far, before if before is not None and before.at >= cell - step else None)
+                if mark is not None:
+                    part.marks[slot] = mark
+                if value is not None:
+                    self._learn_later(self._closed_by(cell), slot, cell, value)
+                    self._hold(part, (want, cell, offset, slot, value, stamp, parent))
 
     def wanted(self, cell: int) -> int:
         """The instant whose generation a cell is advanced, scored and forecast under.
@@ -226,6 +288,10 @@ class Gather:
     def _early(self, part: Partition, want: int) -> bool:
         """Its generation lies ahead of its own partition's clock: only possible where the stamp has capped the clock."""
         return want > part.clock - self.rules.disorder
+
+    def _refuse_ahead(self, part: Partition, slot: int, at: int, record: int, raw: Raw, many: int) -> None:
+        why = f"{at - part.clock} us ahead of its partition, as are the last {many}: look at the producer's clock"
+        self._refuse(part, self.series[slot][0], record, raw, "future", why)
 
     # Who is a series
 
@@ -280,6 +346,8 @@ class Gather:
         for slot in self.gone:
             del self.series[slot]
             self.newest.pop(slot, None)
+            for part in self.parts.values():
+                part.marks.pop(slot, None)
             self.free.append(slot)
         self.gone.clear()
 
@@ -385,12 +453,14 @@ class Gather:
         """The data has ended for good (`replay --close`): every partition's clock passes the last open cell."""
         self._free_slots()
         self.events = []
-        if self.due:
-            end = max(self.due) + self.rules.disorder
-            for part in self.parts.values():
-                part.clock = max(part.clock, end)
-                part.held.extend(part.aside)
-                part.aside.clear()
+        ends = [*self.due, *(self._closed_by(cell) for part in self.parts.values() for cell in part.closing)]
+        for part in self.parts.values() if ends else ():
+            stamp, part.clock = part.clock, max(part.clock, max(ends) + self.rules.disorder)
+            part.held.extend(part.aside)
+            part.aside.clear()
+            if part.closing:
+                self._close_cells(part, part.position or 0, stamp, None)
+        if ends:
             self._advance(0.0)
         events, self.events = self.events, []
         return events
@@ -472,10 +542,11 @@ class Gather:
 
     def state(self) -> bytes:
         """Everything that recovery must bring back. (Slots are numbered as series come, so equal states may differ in them.)"""
-        parts = [
-            [list(s), [q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger], [*q.held], q.aside, [*q.seen.items()]]
-            for s, q in self.parts.items()
-        ]
+        parts = []
+        for s, q in self.parts.items():
+            plain = [q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger]
+            filling = [[cell, [*group.items()]] for cell, group in q.filling.items()]
+            parts.append([list(s), plain, [*q.held], q.aside, [*q.seen.items()], filling, sorted(q.marks.items())])
         cells = [[instant, sorted((s, c, v) for (s, c), v in self.open[instant].items())] for instant in sorted(self.open)]
         series = [[slot, name, key, list(owner)] for slot, (name, key, owner) in sorted(self.series.items())]
         rest = [sorted(self.newest.items()), sorted(self.elsewhere), sorted(self.leaving), self.gone, self.free, self.forgotten]
@@ -490,12 +561,15 @@ class Gather:
         for part in self.parts.values():
             part.idle = True
         self.reached, self.generations = reached, generations
-        for source, plain, held, aside, seen in parts:
+        for source, plain, held, aside, seen, filling, marks in parts:
             q = self.parts[Source(*source)]
             q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger = plain
             q.held, q.aside = deque(_held(h) for h in held), [_held(h) for h in aside]
             q.seen = dict(seen)
             q.expiry = sorted((at, slot) for slot, at in seen)
+            q.filling, q.closing = {cell: dict(group) for cell, group in filling}, sorted(cell for cell, _ in filling)
+            q.ahead = [cell for cell in q.closing if self._early(q, self.wanted(cell)) for _ in q.filling[cell]]
+            q.marks = {slot: Mark(*mark) for slot, mark in marks}
         self.open = {instant: {(s, c): v for s, c, v in group} for instant, group in cells}
         self.due = sorted(self.open)
         self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}

@@ -189,12 +189,12 @@ class Shard:
         """Batches in which every series stands once; each series in its own order, and the columns of a record together."""
         out: list[Message] = []
         batches: dict[tuple[int, int], list[events.Sample]] = {}
-        turn: dict[int, tuple[int, int]] = {}  # of wide records, or of a series: the batches so far, and the offset of the last
+        turn: dict[int, tuple[int, int, int]] = {}  # of wide records, or of a series: the batches so far, offset and cell of the last
         for sample in samples:
             of = self._record(sample.slot)
-            n, offset = turn.get(of, (-1, -1))
-            n += offset != sample.offset
-            turn[of] = n, sample.offset
+            n, *last = turn.get(of, (-1, -1, -1))
+            n += last != [sample.offset, sample.cell]  # a record that closes two cells is two turns
+            turn[of] = n, sample.offset, sample.cell
             batches.setdefault((n, sample.generation), []).append(sample)
         for (_, generation), batch in sorted(batches.items()):  # of one turn the older generations first: the newest may still be learnt
             if self.beside and generation >= self.beside[0].instant:
@@ -493,6 +493,8 @@ def shaping(spec: Spec) -> dict[str, Any]:
     rules, config = spec.rules, spec.config
     return {
         "series.step": duration_text(rules.step),
+        "series.samples": "one" if rules.aggregate is None else "many",
+        **({} if rules.aggregate is None else {"series.aggregate": rules.aggregate, "time.disorder": duration_text(rules.disorder)}),
         "series.season": config.season,
         "window.span": duration_text(rules.grid),
         "forecast.horizon": config.horizon,

@@ -139,6 +139,7 @@ def rules_of(settings: Settings, sources: int) -> Rules:
         max_skew=settings.input.max_skew,
         quota=math.ceil(1.1 * settings.series.max_series / max(sources, 1)),
         forget_after=settings.series.forget_after,
+        aggregate=settings.series.aggregate if settings.series.samples == "many" else None,
     )
 
 

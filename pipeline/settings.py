@@ -57,6 +57,7 @@ from pipeline.records import SECOND
 KINDS = ("forecasts", "scores", "late", "rejected", "models", "decisions", "status", "commits")  # our topics: <prefix>.<kind>.v1
 SECRETS = ("kafka.sasl_password", "kafka.tls_key_password")  # never in a file of settings, on a command line, or shown
 HOUR = 3_600 * SECOND
+DISORDER = 10 * SECOND  # of many samples a step: as long as a forecast may wait for them behind its step
 SEASONS = {HOUR // 4: (96,), HOUR // 2: (48,), HOUR: (24,), 24 * HOUR: (7,)}  # steps of a season by step; other steps: none
 
 
@@ -99,8 +100,8 @@ class Input(Section):
 
 class Series(Section):
     step: Duration = about("spacing of the samples of a series", shown="required", gt=0)
-    samples: Samples = about("samples a step", "one")
-    aggregate: Aggregate = about("how several samples of a step are joined", "mean")
+    samples: Samples = about("samples a step: one, forecast from when it comes; many, when the step's disorder has passed", "one")
+    aggregate: Aggregate = about("what many samples of a step become: mean, last, sum, count or rate (a second, of a counter)", "mean")
     season: Counts = about("steps of a season; a list allowed", shown="24 for 1h, 48 for 30min, 96 for 15min, 7 for 1d, else none")
     gaps: Gaps = about("what stands for a missing sample", "mask")
     max_series: Count = about("series kept; further ids are rejected", 100_000, ge=1)
@@ -382,12 +383,13 @@ def checked(given: Mapping[str, tuple[Any, str]], faults: list[Fault]) -> Settin
 
 
 def derived(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults that follow from the step."""
+    """Defaults that follow from other settings."""
     try:
         step = duration(values.get("series.step"))
     except ValueError:
         step = HOUR  # said to be wrong elsewhere
-    return {"time.disorder": duration_text(step), "window.span": duration_text(step), "series.season": SEASONS.get(step, ())}
+    disorder = DISORDER if values.get("series.samples") == "many" else step
+    return {"time.disorder": duration_text(disorder), "window.span": duration_text(step), "series.season": SEASONS.get(step, ())}
 
 
 def fault(error: Any, given: Mapping[str, tuple[Any, str]]) -> Fault:
@@ -408,6 +410,9 @@ def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fau
     if span % step:
         message = f"window.span = {duration_text(span)}: allowed: a multiple of series.step = {duration_text(step)}"
         yield Fault(("window.span", "series.step"), message)
+    if settings.series.samples == "one" and settings.series.aggregate != "mean":
+        message = f"series.aggregate = {settings.series.aggregate}: there is nothing to join; allowed: with series.samples = many"
+        yield Fault(("series.aggregate", "series.samples"), message)
     if settings.input.values and "input.value" in given:
         yield Fault(("input.value", "input.values"), "input.value and input.values: allowed: one of the two")
     if len(set(settings.input.values)) < len(settings.input.values):

@@ -59,7 +59,9 @@ def make(seed: int) -> Case:
     )  # fmt: skip
     logs = [make_log(rng, p, rules) for p in range(rng.choice((1, 2, 2, 3, 4)))]
     ends = [(log[-1].offset + 1 if log else 0) + rng.choice((0, 0, 1)) for log in logs]
-    return Case(rules, logs, ends, list(make_schedule(rng, len(logs))))
+    schedule = list(make_schedule(rng, len(logs)))
+    rules = rules._replace(aggregate=rng.choice((None, None, None, "count", "last", "rate")))
+    return Case(rules, logs, ends, schedule)
 
 
 def make_log(rng: random.Random, p: int, rules: Rules) -> list[Record]:

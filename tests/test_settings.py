@@ -62,6 +62,12 @@ def test_season_disorder_and_span_follow_from_the_step(step, season):
     assert read.time.disorder == read.window.span == read.series.step
 
 
+def test_many_samples_a_step_may_be_ten_seconds_late():
+    read = Settings.read(None, {}, NEEDED | {"series.samples": "many", "series.aggregate": "rate"})
+    assert (read.time.disorder, read.window.span) == (10 * SECOND, HOUR)
+    assert Settings.read(None, {}, NEEDED | {"series.samples": "many", "time.disorder": "1min"}).time.disorder == 60 * SECOND
+
+
 def test_what_is_said_is_not_derived():
     read = Settings.read(None, {}, NEEDED | {"series.season": [24, 168], "time.disorder": "0s", "window.span": "3h"})
     assert (read.series.season, read.time.disorder, read.window.span) == ((24, 168), 0, 3 * HOUR)
@@ -103,7 +109,9 @@ BROKEN = {
     "levels without the median": ("[forecast]\nlevels = [0.1, 0.9]", "0.5 among them"),
     "levels that are not numbers": ('[forecast]\nlevels = ["low", 0.5]', "allowed: numbers"),
     "a model that nobody knows": ('[forecast]\nmodel = "oracle"', "not known; allowed: mixture"),
-    "many samples": ('[series]\nsamples = "many"', "not supported yet; allowed: one"),
+    "some samples": ('[series]\nsamples = "some"', "not known; allowed: one, many"),
+    "an unknown aggregate": ('[series]\nsamples = "many"\naggregate = "median"', "not known; allowed: mean, last, sum, count, rate"),
+    "an aggregate of one": ('[series]\naggregate = "sum"', "allowed: with series.samples = many"),
     "filled gaps": ('[series]\ngaps = "ffill"', "not supported yet; allowed: mask"),
     "filled silence": ('[series]\nsilent = "fill"', "not supported yet; allowed: skip"),
     "sliding windows": ('[window]\nkind = "sliding"', "not supported yet; allowed: fixed"),
@@ -149,10 +157,10 @@ def test_a_broken_file_is_refused_with_one_named_error(what, tmp_path):
 
 
 def test_all_faults_are_told_at_once_with_where_each_came_from(tmp_path):
-    toml = '[series]\nsamples = "many"\n\n[forecast]\nmodel = "oracle"\n'
+    toml = '[series]\nsamples = "some"\n\n[forecast]\nmodel = "oracle"\n'
     lines = faults({"learn.rows": 0}, toml=toml, environ={"TIDECAST_COMMIT__INTERVAL": "1"}, folder=tmp_path)
     assert [line.split(":")[0] for line in lines] == [
-        f"series.samples = many ({tmp_path}/tidecast.toml line 2)",
+        f"series.samples = some ({tmp_path}/tidecast.toml line 2)",
         f"forecast.model = oracle ({tmp_path}/tidecast.toml line 5)",
         "learn.rows = 0 (flag)",
         "commit.interval = 1 (environment TIDECAST_COMMIT__INTERVAL)",

@@ -208,6 +208,27 @@ class AsideHoldsAll(Gather):
         return False
 
 
+class CellsClosedByPoll(Gather):
+    """What a block leaves behind is closed at its end."""
+
+    def _read(self, part, block):
+        super()._read(part, block)
+        if part.closing:
+            part.clock += self.rules.step + self.rules.disorder
+            self._close_cells(part, 0, 0, None)
+            part.clock -= self.rules.step + self.rules.disorder
+
+
+class OvertakenCellUnrecorded(Gather):
+    """A cell that was begun before its partition fell idle closes at the wake, and learning may have passed it, or not."""
+
+    def _overtaken(self, part):
+        closing, part.closing = part.closing, []
+        found = super()._overtaken(part)
+        part.closing = closing
+        return found
+
+
 class ForgottenAtOnce(Gather):
     """The slot is free when the partition's clock has left its series, whatever is still held or to be learnt."""
 
@@ -272,12 +293,13 @@ PLANTED = {
     plant.__name__: process_of(plant)
     for plant in (
         NewestGeneration, NobodyHeld, WallClockMovesClocks, StampIgnored, WakeUnrecorded, RejoiningUnrecorded, WakeAfterItsRecord,
-        AsideHoldsAll, ForgottenAtOnce, OneGenerationTooFew, DuplicatesKeepTheFirst, FutureInTheCell, LateUncounted,
+        AsideHoldsAll, CellsClosedByPoll, OvertakenCellUnrecorded,
+        ForgottenAtOnce, OneGenerationTooFew, DuplicatesKeepTheFirst, FutureInTheCell, LateUncounted,
     )
 } | {
     f"{name} not in the state": process_of(state_without(**{name: empty}))
     for name, empty in (
-        ("held", deque), ("aside", list), ("newest", dict), ("open", dict), ("expiry", list),
+        ("held", deque), ("aside", list), ("newest", dict), ("open", dict), ("expiry", list), ("closing", list), ("marks", dict),
         ("generations", lambda: [START]), ("clock", lambda: START),
     )
 }  # fmt: skip
