@@ -103,17 +103,17 @@ class Rate:
             follow(whole, sample)
         first, begun, last, value, risen = whole
         if before is not None:
-            first, risen = before.at, risen + rise(before.value, begun)
-        return (risen * SECOND / (last - first) if last > first else None), Mark(last, value)
+            first, risen = before.at, grown(risen, rise(before.value, begun))
+        return (math.fsum(risen) * SECOND / (last - first) if last > first else None), Mark(last, value)
 
 
 def follow(run: list[Any], sample: list[Any]) -> None:
-    """The next sample of a counter, in the order of time: a run is (first time, first value, last time, last value, rise)."""
+    """The next sample of a counter, in the order of time: a run is (first time, first value, last time, last value, parts of its rise)."""
     at, _, value = sample
     if run:
-        run[2:] = at, value, run[4] + rise(run[3], value)
+        run[2:] = at, value, grown(run[4], rise(run[3], value))
     else:
-        run[:] = at, value, at, value, 0.0
+        run[:] = at, value, at, value, []
 
 
 def rise(before: float, after: float) -> float:
