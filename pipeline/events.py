@@ -21,7 +21,7 @@ class Rules(NamedTuple):
     """The settings that event time obeys; durations in microseconds, wall-clock ones in seconds."""
 
     step: int
-    grid: int
+    grid: int  # from one learning instant to the next
     disorder: int
     learn_ahead: bool = True
     idle_after: float = math.inf
@@ -31,6 +31,9 @@ class Rules(NamedTuple):
     quota: int = 1 << 60  # series per partition
     forget_after: int = 1 << 60
     aggregate: str | None = None  # of several samples a step; None: one sample a step
+    kind: str = "fixed"  # of window; sliding: as fixed, session: see the two below
+    gap: int = 0  # silence that ends a session
+    max_span: int = 0  # length at which it is cut
 
 
 class Decision(NamedTuple):

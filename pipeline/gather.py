@@ -5,8 +5,9 @@ learn what an instant closes. No runner, no broker and no clock of its own: wall
 decides who is idle, and that is put on record as decisions, so that a run can be repeated.
 
 Times are microseconds. A cell is named by its start, on the step's grid; an instant lies on the learning grid.
-Learning instant T closes the cells that end at or before T. Cell t is advanced, scored and forecast under the newest
-generation not after `floor(floor(t) - disorder - grid)`, and is held until that instant has been passed.
+Learning instant T closes the cells that end at or before T (those of sessions later: see `windows`). Cell t is advanced,
+scored and forecast under the newest generation not after `floor(floor(t) - disorder - grid)`, and is held until that
+instant has been passed.
 
 With one sample a step that is done when the sample comes. With several it is done when the cell closes: when its own
 partition's clock, less the disorder, comes to its end, after which every sample for it is late.
@@ -15,7 +16,6 @@ partition's clock, less the disorder, comes to its end, after which every sample
 from __future__ import annotations
 
 import heapq
-import math
 import operator
 from bisect import bisect_right, insort
 from collections import deque
@@ -43,6 +43,7 @@ from pipeline.events import (
     TooLate,
 )
 from pipeline.records import Block, Raw, Reason, Rejection, Source, rfc3339
+from pipeline.windows import windows_of
 
 __all__ = ["START", "Admit", "Close", "Decision", "Event", "Forget", "Gather", "LedgerBroken", "Refused", "Rules", "Sample", "TooLate"]
 
@@ -54,13 +55,13 @@ class Gather:
         self.rules = rules
         self.lead = rules.disorder + (rules.grid if rules.learn_ahead else 0)
         # A series that comes back must not be able to meet a cell of its former life.
-        self.keep = max(rules.forget_after, rules.disorder + rules.step)
+        self.keep = max(rules.forget_after, rules.disorder + rules.step + rules.gap)
         self.aggregate = None if rules.aggregate is None else AGGREGATES[rules.aggregate]
         self.parts = {s: Partition(s) for s in sorted(sources)}
         self.reached = START  # the last learning instant passed
         self.generations = [START]  # instants at which something was learnt, and kept
-        self.open: dict[int, dict[tuple[int, int], float]] = {}  # instant that learns them -> {(slot, cell): value}
-        self.due: list[int] = []  # heap of the keys of `open`
+        self.open: dict[tuple[int, int], float] = {}  # (slot, cell) -> value, to be learnt
+        self.windows = windows_of(rules)  # of the keys of `open`
         self.names: dict[str, int] = {}
         self.series: dict[int, tuple[str, int, Source]] = {}  # slot -> name, key, partition that admitted it
         self.leaving: list[tuple[int, int]] = []  # heap: (instant with which it is forgotten, slot)
@@ -199,11 +200,9 @@ class Gather:
         if self.aggregate is not None:
             self._fill(part, slot, cell, at, value, record, raw)
             return
-        instant = self._closed_by(cell)
-        group = self.open.get(instant)
-        if group is not None and (slot, cell) in group:
+        if (slot, cell) in self.open:
             part.ledger["duplicate"] += 1
-            group[slot, cell] = value
+            self.open[slot, cell] = value
             return
         if cell + step <= self.reached and cell <= self.newest.get(slot, START):
             part.ledger["late"] += 1  # woken, and its series has gone on without it
@@ -215,23 +214,17 @@ class Gather:
             self._refuse_ahead(part, slot, at, record, raw, len(part.aside))
             return
         part.ledger["used"] += 1
-        self._learn_later(instant, slot, cell, value)
+        self._learn_later(slot, cell, value)
         held = (want, cell, raw.offset, slot, value, stamp, trace(raw) if raw.headers else None)
         if early:
             insort(part.aside, held, key=_time_and_offset)
         else:
             self._hold(part, held)
 
-    def _closed_by(self, cell: int) -> int:
-        """The instant that learns a cell."""
-        return -(-(cell + self.rules.step) // self.rules.grid) * self.rules.grid
-
-    def _learn_later(self, instant: int, slot: int, cell: int, value: float) -> None:
-        group = self.open.get(instant)
-        if group is None:
-            group = self.open[instant] = {}
-            heapq.heappush(self.due, instant)
-        group[slot, cell] = value
+    def _learn_later(self, slot: int, cell: int, value: float) -> None:
+        if (slot, cell) not in self.open:
+            self.windows.add(slot, cell)
+        self.open[slot, cell] = value
 
     def _hold(self, part: Partition, held: Held) -> None:
         """Release it, unless its generation or one before it is still to come."""
@@ -272,7 +265,7 @@ class Gather:
                 if mark is not None:
                     part.marks[slot] = mark
                 if value is not None:
-                    self._learn_later(self._closed_by(cell), slot, cell, value)
+                    self._learn_later(slot, cell, value)
                     self._hold(part, (want, cell, offset, slot, value, stamp, parent))
 
     def wanted(self, cell: int) -> int:
@@ -390,9 +383,19 @@ class Gather:
 
     def _next_due(self) -> float:
         """The next instant at which there is something to learn; what woke too late is learnt at the next one."""
-        return max(self.due[0], self.reached + self.rules.grid) if self.due else math.inf
+        return max(self.windows.due(), self.reached + self.rules.grid)
 
     def _reach(self, instant: int) -> None:
+        """Pass instants at which there is nothing to learn, and release what has waited for them."""
+        while self.rules.kind == "session" and (stop := self._stop_before(instant)) is not None:
+            self._pass(stop)  # a session may end long after its cells: they must not be overtaken by what they have waited for
+        self._pass(instant)
+
+    def _stop_before(self, instant: int) -> int | None:
+        waited_for = (q.held[0][0] for q in self.parts.values() if q.held)
+        return min((want for want in waited_for if self.reached < want < instant), default=None)
+
+    def _pass(self, instant: int) -> None:
         if instant > self.reached:
             self.reached = instant
             if not self.repeating:
@@ -403,11 +406,8 @@ class Gather:
             self._release_from(q)
 
     def _learn(self, instant: int) -> None:
-        done: list[tuple[int, int, int, float]] = []
-        while self.due and self.due[0] <= instant:
-            for (slot, cell), value in self.open.pop(heapq.heappop(self.due)).items():
-                done.append((self.series[slot][1], cell, slot, value))
-        done.sort()
+        closed = self.windows.close(instant)
+        done = sorted((self.series[slot][1], cell, slot, self.open.pop((slot, cell))) for slot, cell in closed)
         self.generations.append(instant)
         horizon = instant - self.rules.disorder - 3 * self.rules.grid
         older = [g for g in self.generations if g <= horizon]
@@ -453,14 +453,15 @@ class Gather:
         """The data has ended for good (`replay --close`): every partition's clock passes the last open cell."""
         self._free_slots()
         self.events = []
-        ends = [*self.due, *(self._closed_by(cell) for part in self.parts.values() for cell in part.closing)]
-        for part in self.parts.values() if ends else ():
-            stamp, part.clock = part.clock, max(part.clock, max(ends) + self.rules.disorder)
+        cells = [*(cell for _, cell in self.open), *(cell for part in self.parts.values() for cell in part.closing)]
+        end = max(map(self.windows.latest, cells), default=START)
+        for part in self.parts.values() if cells else ():
+            stamp, part.clock = part.clock, max(part.clock, end + self.rules.disorder)
             part.held.extend(part.aside)
             part.aside.clear()
             if part.closing:
                 self._close_cells(part, part.position or 0, stamp, None)
-        if ends:
+        if cells:
             self._advance(0.0)
         events, self.events = self.events, []
         return events
@@ -547,7 +548,7 @@ class Gather:
             plain = [q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger]
             filling = [[cell, [*group.items()]] for cell, group in q.filling.items()]
             parts.append([list(s), plain, [*q.held], q.aside, [*q.seen.items()], filling, sorted(q.marks.items())])
-        cells = [[instant, sorted((s, c, v) for (s, c), v in self.open[instant].items())] for instant in sorted(self.open)]
+        cells = sorted((slot, cell, value) for (slot, cell), value in self.open.items())
         series = [[slot, name, key, list(owner)] for slot, (name, key, owner) in sorted(self.series.items())]
         rest = [sorted(self.newest.items()), sorted(self.elsewhere), sorted(self.leaving), self.gone, self.free, self.forgotten]
         decisions = [self.dropped_decisions, [[list(d.source), d.position, d.instant] for d in self.decisions]]
@@ -570,8 +571,8 @@ class Gather:
             q.filling, q.closing = {cell: dict(group) for cell, group in filling}, sorted(cell for cell, _ in filling)
             q.ahead = [cell for cell in q.closing if self._early(q, self.wanted(cell)) for _ in q.filling[cell]]
             q.marks = {slot: Mark(*mark) for slot, mark in marks}
-        self.open = {instant: {(s, c): v for s, c, v in group} for instant, group in cells}
-        self.due = sorted(self.open)
+        for slot, cell, value in cells:
+            self._learn_later(slot, cell, value)
         self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}
         newest, elsewhere, leaving, self.gone, self.free, self.forgotten = rest
         self.leaving = [(instant, slot) for instant, slot in leaving]

@@ -491,12 +491,15 @@ class OtherSettings(ValueError):  # noqa: N818 - reads as what happened
 def shaping(spec: Spec) -> dict[str, Any]:
     """The settings that a shard's state is shaped by, as names and plain values."""
     rules, config = spec.rules, spec.config
+    session = {"window.gap": duration_text(rules.gap), "window.max_span": duration_text(rules.max_span)}
     return {
         "series.step": duration_text(rules.step),
         "series.samples": "one" if rules.aggregate is None else "many",
         **({} if rules.aggregate is None else {"series.aggregate": rules.aggregate, "time.disorder": duration_text(rules.disorder)}),
         "series.season": config.season,
-        "window.span": duration_text(rules.grid),
+        "window.kind": rules.kind,
+        "window.span" if rules.kind == "fixed" else "window.every": duration_text(rules.grid),
+        **(session if rules.kind == "session" else {}),
         "forecast.horizon": config.horizon,
         "forecast.levels": list(config.levels),
         "forecast.model": config.model,

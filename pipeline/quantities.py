@@ -214,11 +214,6 @@ def one(value: object) -> int:
     return 1
 
 
-def nothing(value: object) -> None:
-    if value is not None:
-        raise ValueError("not supported yet; allowed: to leave it out")
-
-
 Duration = Annotated[int, BeforeValidator(duration), PlainSerializer(duration_text)]
 Size = Annotated[int, BeforeValidator(size), Field(ge=1)]
 Instant = Annotated[int, BeforeValidator(instant), PlainSerializer(rfc3339)]
@@ -234,7 +229,6 @@ Address = Annotated[str, BeforeValidator(address)]
 Levels = Annotated[tuple[float, ...], BeforeValidator(quantile_levels)]
 TimeFormat = Annotated[str, BeforeValidator(time_format)]
 One = Annotated[int, BeforeValidator(one)]
-Unsupported = Annotated[None, BeforeValidator(nothing)]
 Shown = PlainSerializer(lambda value: rfc3339(value) if isinstance(value, int) else value)
 Start = Annotated[str | int, BeforeValidator(word_or_time("earliest", "latest")), Shown]
 PublishFrom = Annotated[str | int, BeforeValidator(word_or_time("first_start", "earliest")), Shown]
@@ -246,7 +240,7 @@ Samples = Annotated[str, choice("one", "many")]
 Aggregate = Annotated[str, choice("mean", "last", "sum", "count", "rate")]
 Gaps = Annotated[str, choice("mask", later=("ffill", "linear", "split"))]
 Silent = Annotated[str, choice("skip", later=("fill",))]
-Kind = Annotated[str, choice("fixed", later=("sliding", "session"))]
+Kind = Annotated[str, choice("fixed", "sliding", "session")]
 Model = Annotated[
     str,
     choice("mixture", "nets", "mixture-without-nets", "linear", "lstm", "gru", "elman", "jordan", "seasonal_naive", "last_value"),

@@ -247,7 +247,7 @@ def canonical(process: Process) -> Any:
         filling = sorted((cell, sorted((name[s], so_far) for s, so_far in group.items())) for cell, group in q.filling.items())
         plain = (q.clock, q.position or 0, q.idle, q.rejoining, q.consumed, q.filtered, dict(q.ledger))
         parts.append((*plain, seen, held, aside, copy.deepcopy(filling), marks))
-    cells = sorted((instant, sorted((name[s], c, v) for (s, c), v in group.items())) for instant, group in g.open.items())
+    cells = sorted((name[s], c, v) for (s, c), v in g.open.items())
     newest = sorted((name[s], c) for s, c in g.newest.items() if s not in g.gone)
     leaving = sorted((instant, name[s]) for instant, s in g.leaving)
     learnt = sorted(learner.generations.items()), sorted((learner.names[s], c) for s, c in learner.carry.items())

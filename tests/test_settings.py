@@ -68,6 +68,13 @@ def test_many_samples_a_step_may_be_ten_seconds_late():
     assert Settings.read(None, {}, NEEDED | {"series.samples": "many", "time.disorder": "1min"}).time.disorder == 60 * SECOND
 
 
+def test_sessions_are_learnt_at_every_step_unless_said():
+    session = {"window.kind": "session", "window.gap": "2h", "window.max_span": "1d"}
+    assert Settings.read(None, {}, NEEDED | session).window.every == HOUR
+    assert Settings.read(None, {}, NEEDED | session | {"window.every": "3h"}).window.every == 3 * HOUR
+    assert Settings.read(None, {}, NEEDED).window.every is None
+
+
 def test_what_is_said_is_not_derived():
     read = Settings.read(None, {}, NEEDED | {"series.season": [24, 168], "time.disorder": "0s", "window.span": "3h"})
     assert (read.series.season, read.time.disorder, read.window.span) == ((24, 168), 0, 3 * HOUR)
@@ -114,8 +121,21 @@ BROKEN = {
     "an aggregate of one": ('[series]\naggregate = "sum"', "allowed: with series.samples = many"),
     "filled gaps": ('[series]\ngaps = "ffill"', "not supported yet; allowed: mask"),
     "filled silence": ('[series]\nsilent = "fill"', "not supported yet; allowed: skip"),
-    "sliding windows": ('[window]\nkind = "sliding"', "not supported yet; allowed: fixed"),
-    "a session's gap": ('[window]\ngap = "1h"', "not supported yet"),
+    "hopping windows": ('[window]\nkind = "hopping"', "not known; allowed: fixed, sliding, session"),
+    "sliding without a way": ('[window]\nkind = "sliding"', "window.every is required: window.kind = sliding"),
+    "sliding too far": ('[window]\nkind = "sliding"\nspan = "2h"\nevery = "3h"', "allowed: at most window.span = 2h"),
+    "a session without a gap": ('[window]\nkind = "session"\nmax_span = "1d"', "window.gap is required: window.kind = session"),
+    "a session without an end": ('[window]\nkind = "session"\ngap = "1h"', "window.max_span is required: window.kind = session"),
+    "a session's gap between steps": (
+        '[window]\nkind = "session"\ngap = "90min"\nmax_span = "1d"',
+        "window.gap = 90min: allowed: a multiple of series.step = 1h",
+    ),
+    "a session's span": (
+        '[window]\nkind = "session"\ngap = "1h"\nmax_span = "1d"\nspan = "1d"',
+        "window.span needs window.kind = fixed or sliding, not session",
+    ),
+    "a fixed window's gap": ('[window]\ngap = "1h"', "window.gap needs window.kind = session, not fixed"),
+    "a gap of nothing": ('[window]\nkind = "session"\ngap = "0s"\nmax_span = "1d"', "greater than 0"),
     "many shards": ("[learn]\nshards = 2", "not supported yet; allowed: 1"),
     "another format": ('[input]\nformat = "avro"', "not supported yet; allowed: json"),
     "a span between steps": ('[window]\nspan = "90min"', "a multiple of series.step = 1h"),

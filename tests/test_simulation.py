@@ -229,6 +229,24 @@ class OvertakenCellUnrecorded(Gather):
         return found
 
 
+class HeldOvertakenBySessions(Gather):
+    """The next session may end long after a held sample's cell: it is woken where others were read first."""
+
+    def _stop_before(self, instant):
+        return None
+
+
+class SessionsByWhatIsRead(Gather):
+    """A session ends with the first sample after its gap, whether or not earlier ones may come."""
+
+    def _learn_later(self, slot, cell, value):
+        super()._learn_later(slot, cell, value)
+        for run in self.windows.runs.get(slot, ())[:-1] if self.rules.kind == "session" else ():
+            self.windows.order.append((self.reached, slot))
+            self.windows.order.sort()
+            run.last = min(run.last, self.reached - self.rules.step - self.rules.gap)
+
+
 class ForgottenAtOnce(Gather):
     """The slot is free when the partition's clock has left its series, whatever is still held or to be learnt."""
 
@@ -256,19 +274,17 @@ class DuplicatesKeepTheFirst(Gather):
     """Not wrong by itself, but then by polls: the first of a block, the last of two."""
 
     def _read(self, part, block):
-        before = {instant: dict(group) for instant, group in self.open.items()}
+        before = dict(self.open)
         super()._read(part, block)
-        for instant, group in before.items():
-            if instant in self.open:
-                self.open[instant].update(group)
+        self.open.update({cell: value for cell, value in before.items() if cell in self.open})
 
 
 class FutureInTheCell(Gather):
     """A sample is taken for the newest value of its cell, at release."""
 
     def _sample(self, held):
-        newest = max((c for group in self.open.values() for s, c in group if s == held[3]), default=held[1])
-        value = next((group[held[3], newest] for group in self.open.values() if (held[3], newest) in group), held[4])
+        newest = max((cell for slot, cell in self.open if slot == held[3]), default=held[1])
+        value = self.open.get((held[3], newest), held[4])
         super()._sample((*held[:4], value, *held[5:]))
 
 
@@ -294,6 +310,7 @@ PLANTED = {
     for plant in (
         NewestGeneration, NobodyHeld, WallClockMovesClocks, StampIgnored, WakeUnrecorded, RejoiningUnrecorded, WakeAfterItsRecord,
         AsideHoldsAll, CellsClosedByPoll, OvertakenCellUnrecorded,
+        HeldOvertakenBySessions, SessionsByWhatIsRead,
         ForgottenAtOnce, OneGenerationTooFew, DuplicatesKeepTheFirst, FutureInTheCell, LateUncounted,
     )
 } | {
