@@ -200,9 +200,10 @@ class Gather:
         if self.aggregate is not None:
             self._fill(part, slot, cell, at, value, record, raw)
             return
-        if (slot, cell) in self.open:
+        key = slot, cell
+        if key in self.open:
             part.ledger["duplicate"] += 1
-            self.open[slot, cell] = value
+            self.open[key] = value
             return
         if cell + step <= self.reached and cell <= self.newest.get(slot, START):
             part.ledger["late"] += 1  # woken, and its series has gone on without it
@@ -214,17 +215,13 @@ class Gather:
             self._refuse_ahead(part, slot, at, record, raw, len(part.aside))
             return
         part.ledger["used"] += 1
-        self._learn_later(slot, cell, value)
+        self.windows.add(key)
+        self.open[key] = value
         held = (want, cell, raw.offset, slot, value, stamp, trace(raw) if raw.headers else None)
         if early:
             insort(part.aside, held, key=_time_and_offset)
         else:
             self._hold(part, held)
-
-    def _learn_later(self, slot: int, cell: int, value: float) -> None:
-        if (slot, cell) not in self.open:
-            self.windows.add(slot, cell)
-        self.open[slot, cell] = value
 
     def _hold(self, part: Partition, held: Held) -> None:
         """Release it, unless its generation or one before it is still to come."""
@@ -265,7 +262,9 @@ class Gather:
                 if mark is not None:
                     part.marks[slot] = mark
                 if value is not None:
-                    self._learn_later(slot, cell, value)
+                    if (slot, cell) not in self.open:  # else another partition has it, too
+                        self.windows.add((slot, cell))
+                    self.open[slot, cell] = value
                     self._hold(part, (want, cell, offset, slot, value, stamp, parent))
 
     def wanted(self, cell: int) -> int:
@@ -571,8 +570,9 @@ class Gather:
             q.filling, q.closing = {cell: dict(group) for cell, group in filling}, sorted(cell for cell, _ in filling)
             q.ahead = [cell for cell in q.closing if self._early(q, self.wanted(cell)) for _ in q.filling[cell]]
             q.marks = {slot: Mark(*mark) for slot, mark in marks}
-        for slot, cell, value in cells:
-            self._learn_later(slot, cell, value)
+        self.open = {(slot, cell): value for slot, cell, value in cells}
+        for key in self.open:
+            self.windows.add(key)
         self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}
         newest, elsewhere, leaving, self.gone, self.free, self.forgotten = rest
         self.leaving = [(instant, slot) for instant, slot in leaving]

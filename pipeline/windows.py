@@ -25,7 +25,7 @@ Cell = tuple[int, int]  # slot of the series, start
 class Windows(Protocol):
     """Cells that are open, each until the instant that closes it."""
 
-    def add(self, slot: int, cell: int) -> None: ...
+    def add(self, key: Cell) -> None: ...
 
     def due(self) -> float:
         """The first instant that closes anything of what is open; infinite: none does."""
@@ -40,7 +40,7 @@ class Windows(Protocol):
 class Spans:
     """
     >>> spans = Spans(step=10, grid=30)
-    >>> spans.add(0, 10); spans.add(0, 30)
+    >>> spans.add((0, 10)); spans.add((0, 30))
     >>> spans.due(), spans.close(30), spans.due()
     (30, [(0, 10)], 60)
     """
@@ -50,13 +50,13 @@ class Spans:
         self.cells: dict[int, list[Cell]] = {}  # by the instant that closes them
         self.order: list[int] = []  # heap of the keys of `cells`
 
-    def add(self, slot: int, cell: int) -> None:
-        instant = self.latest(cell)
+    def add(self, key: Cell) -> None:
+        instant = self.latest(key[1])
         cells = self.cells.get(instant)
         if cells is None:
             cells = self.cells[instant] = []
             heapq.heappush(self.order, instant)
-        cells.append((slot, cell))
+        cells.append(key)
 
     def due(self) -> float:
         return self.order[0] if self.order else math.inf
@@ -83,7 +83,7 @@ class Run:
 class Sessions:
     """
     >>> sessions = Sessions(step=10, grid=10, gap=20, max_span=60)
-    >>> for cell in (0, 20, 100): sessions.add(0, cell)
+    >>> for cell in (0, 20, 100): sessions.add((0, cell))
     >>> sessions.due(), sorted(sessions.close(50)), sessions.due()
     (50, [(0, 0), (0, 20)], 130)
     """
@@ -95,7 +95,8 @@ class Sessions:
         # later, which is looked at when its turn comes; only a new first cell may make it earlier.
         self.order: list[Cell] = []
 
-    def add(self, slot: int, cell: int) -> None:
+    def add(self, key: Cell) -> None:
+        slot, cell = key
         runs = self.runs.setdefault(slot, [])
         at = bisect(runs, cell, key=attrgetter("first"))
         runs.insert(at, Run(cell, cell, [cell]))

@@ -239,12 +239,14 @@ class HeldOvertakenBySessions(Gather):
 class SessionsByWhatIsRead(Gather):
     """A session ends with the first sample after its gap, whether or not earlier ones may come."""
 
-    def _learn_later(self, slot, cell, value):
-        super()._learn_later(slot, cell, value)
-        for run in self.windows.runs.get(slot, ())[:-1] if self.rules.kind == "session" else ():
-            self.windows.order.append((self.reached, slot))
+    def _advance(self, now):
+        if self.rules.kind == "session" and self.windows.runs:
+            for slot, runs in self.windows.runs.items():
+                for run in runs[:-1]:
+                    self.windows.order.append((self.reached, slot))
+                    run.last = min(run.last, self.reached - self.rules.step - self.rules.gap)
             self.windows.order.sort()
-            run.last = min(run.last, self.reached - self.rules.step - self.rules.gap)
+        super()._advance(now)
 
 
 class ForgottenAtOnce(Gather):

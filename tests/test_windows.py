@@ -159,7 +159,7 @@ RULES = st.builds(
 def test_instants_close_the_sessions_whatever_order_the_cells_were_added_in(cells, grid, gap, max_span):
     windows = Sessions(step=10, grid=grid, gap=gap, max_span=max_span)
     for cell in cells:
-        windows.add(7, cell)
+        windows.add((7, cell))
     wanted = defaultdict(list)
     for end, one in sessions_of(cells, gap, max_span):
         wanted[-(-end // grid) * grid] += one
