@@ -497,6 +497,7 @@ def shaping(spec: Spec) -> dict[str, Any]:
         "series.samples": "one" if rules.aggregate is None else "many",
         **({} if rules.aggregate is None else {"series.aggregate": rules.aggregate, "time.disorder": duration_text(rules.disorder)}),
         "series.season": config.season,
+        "series.gaps": config.gaps,
         "window.kind": rules.kind,
         "window.span" if rules.kind == "fixed" else "window.every": duration_text(rules.grid),
         **(session if rules.kind == "session" else {}),

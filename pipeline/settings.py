@@ -103,7 +103,11 @@ class Series(Section):
     samples: Samples = about("samples a step: one, forecast from when it comes; many, when the step's disorder has passed", "one")
     aggregate: Aggregate = about("what many samples of a step become: mean, last, sum, count or rate (a second, of a counter)", "mean")
     season: Counts = about("steps of a season; a list allowed", shown="24 for 1h, 48 for 30min, 96 for 15min, 7 for 1d, else none")
-    gaps: Gaps = about("what stands for a missing sample", "mask")
+    gaps: Gaps = about(
+        "what stands for missing samples: mask (nothing), ffill:N (the value before, N steps), linear:N (a line over up to N), "
+        "split:N (more than N end the sequence)",
+        "mask",
+    )
     max_series: Count = about("series kept; further ids are rejected", 100_000, ge=1)
     forget_after: Duration = about("silence after which a series gives up its place", duration("30d"), gt=0)
     silent: Silent = about("what a series without a sample is forecast from", "skip")
