@@ -27,6 +27,8 @@ def test_the_schedules_do_what_they_are_there_for():
     assert sum(any(o[0] == "refused" for o in out) for out in outputs) > 20
     assert sum(g.forgotten > 0 for g in gathers) > 15
     assert sum(w.disk.written > 1 for w in worlds) > 60
+    assert sum(any(q.ledger["used"] for q in g.parts.values()) for g in gathers if g.aggregate is not None) > 40
+    assert sum(len(g.generations) > 2 for g in gathers if g.rules.kind == "session") > 20
 
 
 # Planted bugs: commits and recovery
