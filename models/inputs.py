@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models.gaps import Gaps, begun, filled
+
 LAGS = 12  # how far one step looks back, and how far the carry it continues lies behind
 CLIP = 20.0  # inputs and targets beyond this many naive errors are as good as there: a target of 1e300 must not move the weights
 DAY_US = 86_400_000_000
@@ -17,6 +19,7 @@ UNITS = (1, 4, 12, 24)  # leads whose naive errors tell what kind of series it i
 # A row of a matrix product comes out the same at any place of any batch only if the product is no odd number of floats wide
 # (of widths 8 to 128 into 8: differs in the last bit for all but multiples of 8).
 WIDTH = 16
+MASK = Gaps()
 LONGEST = 1_000_000  # rows of a calendar; a longer one would be larger than the model
 SEASONAL, WEEKLY = 3, 2  # harmonics of the season, and of the week
 AHEAD = (1, 2, 4, 8, 12, 24)  # leads at which the last season's course is shown
@@ -34,11 +37,18 @@ class Shape(NamedTuple):
     phases: np.ndarray  # (L, C) calendar features by cell % L
     units: np.ndarray  # indices of leads, see UNITS
     ahead: np.ndarray  # indices of leads, see AHEAD
+    gaps: Gaps
 
     @property
     def reach(self) -> int:
         """How many steps back a view reads at most."""
-        return max(LAGS, int(self.whole.max(initial=0)) + (self.season or 0))
+        return max(LAGS, int(self.whole.max(initial=0)) + (self.season or 0)) + self.beyond
+
+    @property
+    def beyond(self) -> int:
+        """How many of them only say what stands for those that are missing, or where the sequence began."""
+        # A gap that does not split leaves no carry of its time farther behind than itself and two dilated steps
+        return self.gaps.most + (1 + self.gaps.most + 2 * LAGS if self.gaps.splits else 0)
 
     @property
     def own(self) -> int:
@@ -62,7 +72,7 @@ class Shape(NamedTuple):
         return -(-self._told // WIDTH) * WIDTH
 
 
-def shape(horizon: int, season: int | None, step_us: int) -> Shape:
+def shape(horizon: int, season: int | None, step_us: int, policy: Gaps = MASK) -> Shape:
     """What the settings make of it.
 
     >>> shape(6, 4, 1).back.tolist(), shape(6, 4, 1).whole.tolist()
@@ -72,7 +82,7 @@ def shape(horizon: int, season: int | None, step_us: int) -> Shape:
     whole = np.zeros(horizon, np.int64) if season is None else -(-leads // season) * season
     units = np.array([k - 1 for k in UNITS if k <= horizon])
     ahead = np.array([k - 1 for k in AHEAD if k <= horizon])
-    return Shape(horizon, season, step_us, leads, whole - leads, whole, calendar(season, step_us), units, ahead)
+    return Shape(horizon, season, step_us, leads, whole - leads, whole, calendar(season, step_us), units, ahead, policy)
 
 
 def calendar(season: int | None, step_us: int) -> np.ndarray:
@@ -104,16 +114,31 @@ def read(ring: np.ndarray, slot: np.ndarray, cells: np.ndarray) -> np.ndarray:
     return np.asarray(ring[slot[:, None], cells % ring.shape[1]])
 
 
+def behind(ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, back: np.ndarray, form: Shape) -> np.ndarray:
+    """(N, K) values of (N,) slots `back` (K,) steps before (N,) cells, with gaps filled where the settings say so."""
+    if not form.gaps.fills:
+        return read(ring, slot, cell[:, None] - back)
+    width = int(back.max()) + form.beyond
+    return filled(read(ring, slot, cell[:, None] - np.arange(width, -1, -1)), form.gaps)[:, width - back]
+
+
+def goes_on(ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, before: np.ndarray, form: Shape) -> np.ndarray:
+    """(N,) bool: at `cell` the sequence goes on that was there at the cell `before`; no gap between them has ended it."""
+    if not form.gaps.splits:
+        return np.ones(len(slot), bool)
+    past = read(ring, slot, cell[:, None] - np.arange(form.reach, -1, -1))
+    return np.asarray(before >= cell - begun(past, form.gaps))
+
+
 def view(ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, form: Shape) -> View:
     """What is known at (N,) cells; `level` (N,) finite: the newest observed value at or before each."""
-    lags = read(ring, slot, cell[:, None] - np.arange(LAGS + 1))
-    at = cell[:, None]
-    if form.season is None:
-        last = before = offset = np.full((len(slot), form.horizon), np.nan)
-    else:
-        last = read(ring, slot, at - form.back)
-        before = read(ring, slot, at - form.back - form.season)
-        offset = read(ring, slot, at - form.whole)
+    seasons = [] if form.season is None else [form.back, form.back + form.season, form.whole]
+    lags, *seasonal = np.split(
+        behind(ring, slot, cell, np.concatenate([np.arange(LAGS + 1), *seasons]), form),
+        LAGS + 1 + form.horizon * np.arange(len(seasons)),
+        1,
+    )
+    last, before, offset = seasonal or [np.full((len(slot), form.horizon), np.nan)] * 3
     with np.errstate(over="ignore"):  # 1e308 less -1e308: infinite here, clipped where it is used
         relative = [np.asarray(a - level[:, None]) for a in (lags[:, 1:], last, before, offset)]
     return View(level, relative[0], ~np.isnan(lags[:, 0]), *relative[1:])

@@ -24,6 +24,7 @@ from models.carry import NEVER, Memory, amend, memory, put
 from models.cells import CELLS
 from models.descent import CLIP_NORM, RATES, Descent, Outcome
 from models.experts import MIXTURES, Experts
+from models.gaps import gaps
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
 from models.inputs import CLIP, FLOOR, LAGS, View
@@ -52,6 +53,7 @@ class Config:
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     model: str = "mixture"
     members: int = 3  # networks in a mixture
+    gaps: str = "mask"  # see models.gaps
     columns: int = 0  # of a wide record, whose series may learn from each other; 0: none
     hidden: int = 64
     truncation: int = 4  # dilated steps that gradients run back
@@ -180,7 +182,7 @@ class Learner:
         self.members = config.members if self.taught and config.model in MIXTURES else 1
         cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
-        self.form = inputs.shape(config.horizon, config.season, config.step_us)
+        self.form = inputs.shape(config.horizon, config.season, config.step_us, gaps(config.gaps))
         self.tails = np.array([k for k, level in enumerate(config.levels) if level != MIDDLE])
         self.edges = score.bands([config.levels[k] for k in self.tails])
         self.bands = self.edges.nominal
@@ -372,9 +374,10 @@ class Learner:
         rows, size, naive, at = now.rows, now.size, now.naive, now.at
         v = inputs.view(m["ring"], slot, cell, level, self.form)
         phase = cell % LAGS
-        x = inputs.features(v, cell, naive, size, self._gap(cell, m["carried"][slot, phase]), self.form)
+        carry, carried = self._goes_on_from(m, "ring", ("carry", "carried"), slot, cell)
+        x = inputs.features(v, cell, naive, size, self._gap(cell, carried), self.form)
         blend, paths, unit = inputs.bearings(v, naive, size)
-        points, medians, quantiles, after = self._run(then, x, m["carry"][slot, phase], blend, paths)
+        points, medians, quantiles, after = self._run(then, x, carry, blend, paths)
         m["carry"][slot[observed], phase[observed]] = after[observed]
         m["carried"][slot[observed], phase[observed]] = cell[observed]
 
@@ -388,7 +391,8 @@ class Learner:
         by, reason = self._serve(codes, fine, v)
         with np.errstate(over="ignore"):
             served = np.where(by == score.NET, level[:, None] + size[:, None] * said, level[:, None])
-        served = np.where(by == score.SEASONAL, m["ring"][slot[:, None], (cell[:, None] - self.form.back) % m["ring"].shape[1]], served)
+        if self.form.season is not None:
+            served = np.where(by == score.SEASONAL, inputs.behind(m["ring"], slot, cell, self.form.back, self.form), served)
         own = (quantiles - medians[:, :, None]) * then.width + (medians - points)[:, :, None]
         own = (own * self.others.voices(mixed)[:, :, None]).sum(1) * relative[:, None]
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
@@ -433,13 +437,21 @@ class Learner:
         self, then: Generation, m: Memory, ring: str, names: tuple[str, str], slot: np.ndarray, cell: np.ndarray, value: np.ndarray
     ) -> None:
         """Advance carries of a memory over one observed cell each, and forecast nothing."""
-        phase = cell % LAGS
-        carry, carried = m[names[0]], m[names[1]]
         _, size, naive = self._learnt_by(then, slot, value)
         v = inputs.view(m[ring], slot, cell, value, self.form)
-        x = inputs.features(v, cell, naive, size, self._gap(cell, carried[slot, phase]), self.form)
-        carry[slot, phase] = self._step(then, x, carry[slot, phase])
-        carried[slot, phase] = cell
+        carry, carried = self._goes_on_from(m, ring, names, slot, cell)
+        x = inputs.features(v, cell, naive, size, self._gap(cell, carried), self.form)
+        m[names[0]][slot, cell % LAGS] = self._step(then, x, carry)
+        m[names[1]][slot, cell % LAGS] = cell
+
+    def _goes_on_from(
+        self, m: Memory, ring: str, names: tuple[str, str], slot: np.ndarray, cell: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Carries (N, 2M, D) and the cells (N,) they were after; where a gap has ended the sequence, none and NEVER."""
+        carry, carried = (m[name][slot, cell % LAGS] for name in names)
+        anew = ~inputs.goes_on(m[ring], slot, cell, carried, self.form)
+        carry[anew], carried[anew] = 0, NEVER
+        return carry, carried
 
     def _score(self, now: Now, step: Step) -> None:
         m, h, slot, cells = self.memory, self.config.horizon, now.slot, now
@@ -456,7 +468,7 @@ class Learner:
         by, _, better = score.decode(m["served"][place])
         seasonal = np.full(due.shape, np.nan)
         if self.form.season is not None:
-            seasonal = m["ring"][slot[:, None], (cells.cell[rows, None] - self.form.whole) % m["ring"].shape[1]]
+            seasonal = inputs.behind(m["ring"], slot, cells.cell[rows], self.form.whole, self.form)
         better = np.where(np.isnan(seasonal), score.LAST, better)
         with np.errstate(over="ignore"):
             net = level + size * m["said"][place]

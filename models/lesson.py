@@ -16,7 +16,7 @@ from torch import Tensor
 from models import heads
 from models.batch import buckets, pad
 from models.carry import NEVER, Memory
-from models.inputs import CLIP, LAGS, Shape, bearings, features, read, view
+from models.inputs import CLIP, LAGS, Shape, bearings, features, goes_on, read, view
 from models.network import Ensemble
 
 
@@ -60,9 +60,13 @@ def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: 
     cells = end[:, None] - LAGS * np.arange(depth - 1, -1, -1)
     reached = (cells <= newest[:, None]) & (cells > newest[:, None] - ring.shape[1] + form.reach) & (cells > anchored[:, None])
     own = reached & ~np.isnan(read(ring, of.slot, cells))
+    begins = beginnings(ring, of.slot, cells, own, anchored, form) if form.gaps.splits else np.full(len(end), NEVER)
+    own &= cells >= begins[:, None]
+    anchored = np.where(begins > NEVER, NEVER, anchored)
     lengths = own.sum(1)
     full = np.flatnonzero(lengths)
     own, lengths, carry = own[full], lengths[full], memory["anchor"][of.slot[full], phase[full]]
+    carry[begins[full] > NEVER] = 0
     who = np.nonzero(own)[0]
     cell, first = cells[full][own], lengths.cumsum() - lengths
     previous = np.roll(cell, 1)
@@ -78,6 +82,16 @@ def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: 
     target, known = labels(ring, memory["closed_newest"], slot[taught], cell[taught], v.level, unit, form)
     lesson = Lesson(x, lengths, carry, who[taught], place[taught], blend, paths, target, known)
     return lesson, Origins(full[who[taught]], slot[taught], cell[taught], v.level, unit)
+
+
+def beginnings(ring: np.ndarray, slot: np.ndarray, cells: np.ndarray, own: np.ndarray, anchored: np.ndarray, form: Shape) -> np.ndarray:
+    """(B,) the newest step of chains (B, T; `own` those observed) that does not go on from the one before; NEVER: all do."""
+    before = np.concatenate([anchored[:, None], np.where(own, cells, NEVER)[:, :-1]], 1)
+    before = np.maximum.accumulate(before, 1)
+    row, _ = np.nonzero(own)
+    broken = np.zeros(own.shape, bool)
+    broken[own] = ~goes_on(ring, slot[row], cells[own], before[own], form)
+    return np.asarray(np.where(broken, cells, NEVER).max(1))
 
 
 def labels(

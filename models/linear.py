@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from models.batch import ROWS
-from models.inputs import WIDTH, Shape, read
+from models.inputs import WIDTH, Shape, behind, read
 
 LAGS = 24  # changes that it sees, one by one
 OTHERS = np.array([1, 2, 3, 6, 12, 24])  # steps back of the changes of related columns
@@ -72,10 +72,10 @@ class Linear:
         return x
 
     def _changes(self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray) -> list[np.ndarray]:
-        parts = [read(ring, slot, cell[:, None] - np.arange(1, LAGS + 1)) - level[:, None]]
+        parts = [behind(ring, slot, cell, np.arange(1, LAGS + 1), self.form) - level[:, None]]
         if self.form.season is not None:
-            last = read(ring, slot, cell[:, None] - self.form.back) - level[:, None]
-            before = read(ring, slot, cell[:, None] - self.form.back - self.form.season) - level[:, None]
+            last = behind(ring, slot, cell, self.form.back, self.form) - level[:, None]
+            before = behind(ring, slot, cell, self.form.back + self.form.season, self.form) - level[:, None]
             parts += [last, (last + before) / 2]
         return parts
 

@@ -281,7 +281,8 @@ def backtest(
         }  # fmt: skip
         settings = settings_from(config, assign, flags)
         ids = None if series is None else () if series == "none" else listed(series)
-        asked = Asked(file, listed(at), time_format, ids, listed(values), wide_rows, start)
+        aggregate = settings.series.aggregate if settings.series.samples == "many" else None
+        asked = Asked(file, listed(at), time_format, ids, listed(values), wide_rows, start, aggregate)
         result, counted, interrupted = verb.run(asked, settings, on, split=Split(warmup, validation, test), scale=scale, out=report)
         if as_json:
             print_json(result)

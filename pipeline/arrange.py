@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 
 from models.grid import DAY, Grid, Matrix, matrix
+from pipeline.aggregates import AGGREGATES, Mark, SoFar
 from pipeline.files import FORMATS, NO_VALUE, UNREADABLE, content, instants
 from pipeline.quantities import instant, plain, time_format
 from pipeline.settings import SettingsError
@@ -28,6 +29,7 @@ class Asked(NamedTuple):
     values: tuple[str, ...] = ()  # columns; (): all that hold numbers
     wide_rows: bool = False
     start: str | None = None
+    aggregate: str | None = None  # of several values a step; None: the last row counts
 
 
 class Arranged(NamedTuple):
@@ -107,15 +109,46 @@ def long_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Ar
     faults.check()
     names = sorted(set(ids.to_list()))
     codes = ids.replace_strict(names, range(len(names)), return_dtype=pl.Int64).to_numpy()
+    cells, places = np.tile(on.cells(at), len(values)), np.concatenate([codes * len(values) + k for k in range(len(values))])
+    flat_numbers = np.concatenate(numbers)
+    if asked.aggregate is not None:
+        cells, places, flat_numbers = joined(cells, places, np.tile(at, len(values)), flat_numbers, asked.aggregate)
     return gridded(
-        np.tile(on.cells(at), len(values)),
-        np.concatenate([codes * len(values) + k for k in range(len(values))]),
-        np.concatenate(numbers),
+        cells,
+        places,
+        flat_numbers,
         [called(name, value, several=len(values) > 1) for name in names for value in values],
         faults=faults,
         height=len(table),
         columns=len(values) if len(values) > 1 else 0,
     )
+
+
+def joined(
+    cells: np.ndarray, codes: np.ndarray, at: np.ndarray, numbers: np.ndarray, aggregate: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows (M,) of which many may be of one cell of a series, as a row a cell.
+
+    >>> rows = np.array([7, 7, 8]), np.array([0, 0, 0]), np.array([71, 72, 80]), np.array([1.0, 2.0, 5.0])
+    >>> [column.tolist() for column in joined(*rows, "mean")]
+    [[7, 8], [0, 0], [1.5, 5.0]]
+    """
+    how = AGGREGATES[aggregate]
+    known = np.flatnonzero(~np.isnan(numbers))
+    order = known[np.lexsort((at[known], codes[known]))]
+    found: dict[tuple[int, int], SoFar] = {}
+    rows = zip(codes[order].tolist(), cells[order].tolist(), at[order].tolist(), numbers[order].tolist(), strict=True)
+    for row, (code, cell, when, value) in enumerate(rows):
+        how.add(found.setdefault((code, cell), []), when, row, value, settled=when)
+    out: list[tuple[int, int, float]] = []
+    before: tuple[tuple[int, int], Mark] | None = None
+    for (code, cell), so_far in found.items():
+        value, mark = how.close(so_far, before[1] if before is not None and before[0] == (code, cell - 1) else None)
+        before = None if mark is None else ((code, cell), mark)
+        if value is not None:
+            out.append((cell, code, value))
+    places = np.array([row[:2] for row in out], np.int64).reshape(-1, 2)
+    return places[:, 0], places[:, 1], np.array([row[2] for row in out], np.float64)
 
 
 def called(series: str, value: str, *, several: bool) -> str:

@@ -55,10 +55,13 @@ def season_of(settings: Settings, on: Grid) -> int | None:
 
 def prepared(arranged: Arranged, settings: Settings, on: Grid, *, split: Split, scale: str) -> Prequential:
     """The loop, before its first row. Raises SettingsError."""
-    step, span, disorder = settings.series.step, settings.window.span, settings.time.disorder
+    step, window, disorder = settings.series.step, settings.window, settings.time.disorder
     faults = Faults()
-    if span != step:
-        faults.append("window.span: a backtest learns at every step; allowed: to leave it out")
+    if window.kind == "session":
+        faults.append("window.kind = session: a backtest learns every step of all series at once; allowed: fixed, sliding")
+    elif (window.every or window.span) != step:
+        name = "span" if window.kind == "fixed" else "every"
+        faults.append(f"window.{name}: a backtest learns at every step; allowed: to leave it out")
     config = config_of(settings)
     config = replace(config, season=season_of(settings, on))
     try:

@@ -14,6 +14,7 @@ def config_of(settings: Settings) -> Config:
         levels=settings.forecast.levels,
         model=settings.forecast.model,
         optimiser=settings.learn.optimiser,
+        gaps=settings.series.gaps,
         members=settings.learn.members,
         columns=len(settings.input.values),
         min_scores=settings.forecast.min_scores,

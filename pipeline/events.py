@@ -10,6 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from pipeline.aggregates import Mark, SoFar
 from pipeline.records import Raw, Rejection, Source
 
 START = -(1 << 60)  # before all time: the clock of a partition that has shown none, and generation 0
@@ -20,7 +21,7 @@ class Rules(NamedTuple):
     """The settings that event time obeys; durations in microseconds, wall-clock ones in seconds."""
 
     step: int
-    grid: int
+    grid: int  # from one learning instant to the next
     disorder: int
     learn_ahead: bool = True
     idle_after: float = math.inf
@@ -29,6 +30,10 @@ class Rules(NamedTuple):
     max_held: int = 200_000  # samples held per partition before it is read no further, or put aside; about 100 bytes each
     quota: int = 1 << 60  # series per partition
     forget_after: int = 1 << 60
+    aggregate: str | None = None  # of several samples a step; None: one sample a step
+    kind: str = "fixed"  # of window; sliding: as fixed, session: see the two below
+    gap: int = 0  # silence that ends a session
+    max_span: int = 0  # length at which it is cut
 
 
 class Decision(NamedTuple):
@@ -44,7 +49,7 @@ class Decision(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One sample, released for its series: to be scored, advanced over and forecast from, in this order."""
+    """One sample, or all of a cell as one value, released for its series: to be scored, advanced over and forecast from, in this order."""
 
     slot: int
     cell: int
@@ -54,7 +59,7 @@ class Sample(NamedTuple):
     inserted: bool  # a newer cell of the series came first: advanced over, not forecast
     stamp: int
     trace: str | None
-    offset: int  # of its record
+    offset: int  # of its record; of several samples a step: of the record that closed the cell
 
 
 class Close(NamedTuple):
@@ -110,6 +115,10 @@ class Partition:
     ledger: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("used", "duplicate", "late", "rejected"), 0))
     held: deque[Held] = field(default_factory=deque)  # read, waiting for their generation, in order
     aside: list[Held] = field(default_factory=list)  # too far ahead of a clock that their stamp has capped: by time; hold nothing
+    filling: dict[int, dict[int, SoFar]] = field(default_factory=dict)  # several samples a step: cell -> {slot: what has come of it}
+    closing: list[int] = field(default_factory=list)  # heap of the keys of `filling`
+    ahead: list[int] = field(default_factory=list)  # heap: the cell of everything in `filling` that began too far ahead of the clock
+    marks: dict[int, Mark] = field(default_factory=dict)  # slot -> where its next cell goes on from
     seen: dict[int, int] = field(default_factory=dict)  # slot -> the newest event time of its series here
     expiry: list[tuple[int, int]] = field(default_factory=list)  # heap: (a time that `seen` had, slot), once for every slot of `seen`
 

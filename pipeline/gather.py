@@ -5,14 +5,17 @@ learn what an instant closes. No runner, no broker and no clock of its own: wall
 decides who is idle, and that is put on record as decisions, so that a run can be repeated.
 
 Times are microseconds. A cell is named by its start, on the step's grid; an instant lies on the learning grid.
-Learning instant T closes the cells that end at or before T. Cell t is advanced, scored and forecast under the newest
-generation not after `floor(floor(t) - disorder - grid)`, and is held until that instant has been passed.
+Learning instant T closes the cells that end at or before T (those of sessions later: see `windows`). Cell t is advanced,
+scored and forecast under the newest generation not after `floor(floor(t) - disorder - grid)`, and is held until that
+instant has been passed.
+
+With one sample a step that is done when the sample comes. With several it is done when the cell closes: when its own
+partition's clock, less the disorder, comes to its end, after which every sample for it is late.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
 import operator
 from bisect import bisect_right, insort
 from collections import deque
@@ -22,6 +25,7 @@ from typing import Any
 import msgspec
 import xxhash
 
+from pipeline.aggregates import AGGREGATES, Mark
 from pipeline.events import (
     NEVER,
     START,
@@ -39,6 +43,7 @@ from pipeline.events import (
     TooLate,
 )
 from pipeline.records import Block, Raw, Reason, Rejection, Source, rfc3339
+from pipeline.windows import windows_of
 
 __all__ = ["START", "Admit", "Close", "Decision", "Event", "Forget", "Gather", "LedgerBroken", "Refused", "Rules", "Sample", "TooLate"]
 
@@ -50,12 +55,13 @@ class Gather:
         self.rules = rules
         self.lead = rules.disorder + (rules.grid if rules.learn_ahead else 0)
         # A series that comes back must not be able to meet a cell of its former life.
-        self.keep = max(rules.forget_after, rules.disorder + rules.step)
+        self.keep = max(rules.forget_after, rules.disorder + rules.step + rules.gap)
+        self.aggregate = None if rules.aggregate is None else AGGREGATES[rules.aggregate]
         self.parts = {s: Partition(s) for s in sorted(sources)}
         self.reached = START  # the last learning instant passed
         self.generations = [START]  # instants at which something was learnt, and kept
-        self.open: dict[int, dict[tuple[int, int], float]] = {}  # instant that learns them -> {(slot, cell): value}
-        self.due: list[int] = []  # heap of the keys of `open`
+        self.open: dict[tuple[int, int], float] = {}  # (slot, cell) -> value, to be learnt
+        self.windows = windows_of(rules)  # of the keys of `open`
         self.names: dict[str, int] = {}
         self.series: dict[int, tuple[str, int, Source]] = {}  # slot -> name, key, partition that admitted it
         self.leaving: list[tuple[int, int]] = []  # heap: (instant with which it is forgotten, slot)
@@ -152,6 +158,9 @@ class Gather:
             if part.idle or part.rejoining or part.aside:
                 part.position = records[record - 1].offset + 1 if record else block.first
                 self._join(part)
+            if part.closing and part.closing[0] + self.rules.step <= part.clock - disorder:
+                raw = records[record]
+                self._close_cells(part, raw.offset, stamp, trace(raw) if raw.headers else None)
             self._accept(part, slot, at, value, stamp, record, records[record])
         if last >= 0:
             self._settle(part, records[last], now)
@@ -166,8 +175,7 @@ class Gather:
         """The record may end the partition's idleness; its clock decides who holds whom, and what may be taken up from aside."""
         behind = part.clock - self.rules.disorder < self.reached
         if part.idle:
-            overtaken = behind or (bool(part.aside) and part.aside[0][1] + self.rules.step <= self.reached)
-            if overtaken and not self.repeating:
+            if (behind or self._overtaken(part)) and not self.repeating:
                 self._decide(part)
             part.idle, part.rejoining = False, True
             self.slowest = None
@@ -178,17 +186,24 @@ class Gather:
             part.held.append(part.aside.pop(0))
         self._release_from(part)
 
+    def _overtaken(self, part: Partition) -> bool:
+        """Learning has passed cells that it has begun and not released."""
+        oldest = min([held[1] for held in part.aside[:1]] + part.closing[:1], default=self.reached)
+        return oldest + self.rules.step <= self.reached
+
     def _accept(self, part: Partition, slot: int, at: int, value: float, stamp: int, record: int, raw: Raw) -> None:
         if value != value:  # noqa: PLR0124 - NaN, an explicit null, says that the series lives, not what it is
             part.ledger["used"] += 1
             return
-        step, grid = self.rules.step, self.rules.grid
+        step = self.rules.step
         cell = at - at % step
-        instant = -(-(cell + step) // grid) * grid
-        group = self.open.get(instant)
-        if group is not None and (slot, cell) in group:
+        if self.aggregate is not None:
+            self._fill(part, slot, cell, at, value, record, raw)
+            return
+        key = slot, cell
+        if key in self.open:
             part.ledger["duplicate"] += 1
-            group[slot, cell] = value
+            self.open[key] = value
             return
         if cell + step <= self.reached and cell <= self.newest.get(slot, START):
             part.ledger["late"] += 1  # woken, and its series has gone on without it
@@ -197,21 +212,60 @@ class Gather:
         want = self.wanted(cell)
         early = self._early(part, want)
         if early and len(part.aside) >= self.rules.max_held:  # only this partition's own log could make room
-            why = f"{at - part.clock} us ahead of its partition, as are the last {len(part.aside)}: look at the producer's clock"
-            self._refuse(part, self.series[slot][0], record, raw, "future", why)
+            self._refuse_ahead(part, slot, at, record, raw, len(part.aside))
             return
         part.ledger["used"] += 1
-        if group is None:
-            group = self.open[instant] = {}
-            heapq.heappush(self.due, instant)
-        group[slot, cell] = value
+        self.windows.add(key)
+        self.open[key] = value
         held = (want, cell, raw.offset, slot, value, stamp, trace(raw) if raw.headers else None)
         if early:
             insort(part.aside, held, key=_time_and_offset)
-        elif part.held or want > self.reached:
+        else:
+            self._hold(part, held)
+
+    def _hold(self, part: Partition, held: Held) -> None:
+        """Release it, unless its generation or one before it is still to come."""
+        if part.held or held[0] > self.reached:
             part.held.append(held)
         else:
             self._sample(held)
+
+    def _fill(self, part: Partition, slot: int, cell: int, at: int, value: float, record: int, raw: Raw) -> None:
+        """A sample of a cell that holds several; one that is not late finds its cell open."""
+        assert self.aggregate is not None
+        group = part.filling.get(cell)
+        if group is None or slot not in group:
+            if self._early(part, self.wanted(cell)):
+                while part.ahead and not self._early(part, self.wanted(part.ahead[0])):
+                    heapq.heappop(part.ahead)
+                if len(part.ahead) >= self.rules.max_held:  # they take memory, and only this partition's own log could close them
+                    self._refuse_ahead(part, slot, at, record, raw, len(part.ahead))
+                    return
+                heapq.heappush(part.ahead, cell)
+            if group is None:
+                group = part.filling[cell] = {}
+                heapq.heappush(part.closing, cell)
+            group[slot] = []
+        part.ledger["used"] += 1
+        self.aggregate.add(group[slot], at, raw.offset, value, settled=part.clock - self.rules.disorder)
+
+    def _close_cells(self, part: Partition, offset: int, stamp: int, parent: str | None) -> None:
+        """The partition's clock has passed the ends of cells: what came of each is its value, to be forecast from and learnt."""
+        assert self.aggregate is not None
+        step = self.rules.step
+        while part.closing and part.closing[0] + step <= part.clock - self.rules.disorder:
+            cell = heapq.heappop(part.closing)
+            want = self.wanted(cell)
+            for slot, so_far in part.filling.pop(cell).items():
+                before = part.marks.get(slot)
+                value, mark = self.aggregate.close(so_far, before if before is not None and before.at >= cell - step else None)
+                if mark is not None:
+                    part.marks[slot] = mark
+                if value is not None:
+                    if (slot, cell) not in self.open:  # else another partition has it, too
+                        self.windows.add((slot, cell))
+                    self.open[slot, cell] = value
+                    self._hold(part, (want, cell, offset, slot, value, stamp, parent))
 
     def wanted(self, cell: int) -> int:
         """The instant whose generation a cell is advanced, scored and forecast under.
@@ -226,6 +280,10 @@ class Gather:
     def _early(self, part: Partition, want: int) -> bool:
         """Its generation lies ahead of its own partition's clock: only possible where the stamp has capped the clock."""
         return want > part.clock - self.rules.disorder
+
+    def _refuse_ahead(self, part: Partition, slot: int, at: int, record: int, raw: Raw, many: int) -> None:
+        why = f"{at - part.clock} us ahead of its partition, as are the last {many}: look at the producer's clock"
+        self._refuse(part, self.series[slot][0], record, raw, "future", why)
 
     # Who is a series
 
@@ -280,6 +338,8 @@ class Gather:
         for slot in self.gone:
             del self.series[slot]
             self.newest.pop(slot, None)
+            for part in self.parts.values():
+                part.marks.pop(slot, None)
             self.free.append(slot)
         self.gone.clear()
 
@@ -322,9 +382,19 @@ class Gather:
 
     def _next_due(self) -> float:
         """The next instant at which there is something to learn; what woke too late is learnt at the next one."""
-        return max(self.due[0], self.reached + self.rules.grid) if self.due else math.inf
+        return max(self.windows.due(), self.reached + self.rules.grid)
 
     def _reach(self, instant: int) -> None:
+        """Pass instants at which there is nothing to learn, and release what has waited for them."""
+        while self.rules.kind == "session" and (stop := self._stop_before(instant)) is not None:
+            self._pass(stop)  # a session may end long after its cells: they must not be overtaken by what they have waited for
+        self._pass(instant)
+
+    def _stop_before(self, instant: int) -> int | None:
+        waited_for = (q.held[0][0] for q in self.parts.values() if q.held)
+        return min((want for want in waited_for if self.reached < want < instant), default=None)
+
+    def _pass(self, instant: int) -> None:
         if instant > self.reached:
             self.reached = instant
             if not self.repeating:
@@ -335,11 +405,8 @@ class Gather:
             self._release_from(q)
 
     def _learn(self, instant: int) -> None:
-        done: list[tuple[int, int, int, float]] = []
-        while self.due and self.due[0] <= instant:
-            for (slot, cell), value in self.open.pop(heapq.heappop(self.due)).items():
-                done.append((self.series[slot][1], cell, slot, value))
-        done.sort()
+        closed = self.windows.close(instant)
+        done = sorted((self.series[slot][1], cell, slot, self.open.pop((slot, cell))) for slot, cell in closed)
         self.generations.append(instant)
         horizon = instant - self.rules.disorder - 3 * self.rules.grid
         older = [g for g in self.generations if g <= horizon]
@@ -385,12 +452,15 @@ class Gather:
         """The data has ended for good (`replay --close`): every partition's clock passes the last open cell."""
         self._free_slots()
         self.events = []
-        if self.due:
-            end = max(self.due) + self.rules.disorder
-            for part in self.parts.values():
-                part.clock = max(part.clock, end)
-                part.held.extend(part.aside)
-                part.aside.clear()
+        cells = [*(cell for _, cell in self.open), *(cell for part in self.parts.values() for cell in part.closing)]
+        end = max(map(self.windows.latest, cells), default=START)
+        for part in self.parts.values() if cells else ():
+            stamp, part.clock = part.clock, max(part.clock, end + self.rules.disorder)
+            part.held.extend(part.aside)
+            part.aside.clear()
+            if part.closing:
+                self._close_cells(part, part.position or 0, stamp, None)
+        if cells:
             self._advance(0.0)
         events, self.events = self.events, []
         return events
@@ -472,11 +542,12 @@ class Gather:
 
     def state(self) -> bytes:
         """Everything that recovery must bring back. (Slots are numbered as series come, so equal states may differ in them.)"""
-        parts = [
-            [list(s), [q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger], [*q.held], q.aside, [*q.seen.items()]]
-            for s, q in self.parts.items()
-        ]
-        cells = [[instant, sorted((s, c, v) for (s, c), v in self.open[instant].items())] for instant in sorted(self.open)]
+        parts = []
+        for s, q in self.parts.items():
+            plain = [q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger]
+            filling = [[cell, [*group.items()]] for cell, group in q.filling.items()]
+            parts.append([list(s), plain, [*q.held], q.aside, [*q.seen.items()], filling, sorted(q.marks.items())])
+        cells = sorted((slot, cell, value) for (slot, cell), value in self.open.items())
         series = [[slot, name, key, list(owner)] for slot, (name, key, owner) in sorted(self.series.items())]
         rest = [sorted(self.newest.items()), sorted(self.elsewhere), sorted(self.leaving), self.gone, self.free, self.forgotten]
         decisions = [self.dropped_decisions, [[list(d.source), d.position, d.instant] for d in self.decisions]]
@@ -490,14 +561,18 @@ class Gather:
         for part in self.parts.values():
             part.idle = True
         self.reached, self.generations = reached, generations
-        for source, plain, held, aside, seen in parts:
+        for source, plain, held, aside, seen, filling, marks in parts:
             q = self.parts[Source(*source)]
             q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger = plain
             q.held, q.aside = deque(_held(h) for h in held), [_held(h) for h in aside]
             q.seen = dict(seen)
             q.expiry = sorted((at, slot) for slot, at in seen)
-        self.open = {instant: {(s, c): v for s, c, v in group} for instant, group in cells}
-        self.due = sorted(self.open)
+            q.filling, q.closing = {cell: dict(group) for cell, group in filling}, sorted(cell for cell, _ in filling)
+            q.ahead = [cell for cell in q.closing if self._early(q, self.wanted(cell)) for _ in q.filling[cell]]
+            q.marks = {slot: Mark(*mark) for slot, mark in marks}
+        self.open = {(slot, cell): value for slot, cell, value in cells}
+        for key in self.open:
+            self.windows.add(key)
         self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}
         newest, elsewhere, leaving, self.gone, self.free, self.forgotten = rest
         self.leaving = [(instant, slot) for instant, slot in leaving]

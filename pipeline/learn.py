@@ -189,12 +189,12 @@ class Shard:
         """Batches in which every series stands once; each series in its own order, and the columns of a record together."""
         out: list[Message] = []
         batches: dict[tuple[int, int], list[events.Sample]] = {}
-        turn: dict[int, tuple[int, int]] = {}  # of wide records, or of a series: the batches so far, and the offset of the last
+        turn: dict[int, tuple[int, int, int]] = {}  # of wide records, or of a series: the batches so far, offset and cell of the last
         for sample in samples:
             of = self._record(sample.slot)
-            n, offset = turn.get(of, (-1, -1))
-            n += offset != sample.offset
-            turn[of] = n, sample.offset
+            n, *last = turn.get(of, (-1, -1, -1))
+            n += last != [sample.offset, sample.cell]  # a record that closes two cells is two turns
+            turn[of] = n, sample.offset, sample.cell
             batches.setdefault((n, sample.generation), []).append(sample)
         for (_, generation), batch in sorted(batches.items()):  # of one turn the older generations first: the newest may still be learnt
             if self.beside and generation >= self.beside[0].instant:
@@ -491,10 +491,16 @@ class OtherSettings(ValueError):  # noqa: N818 - reads as what happened
 def shaping(spec: Spec) -> dict[str, Any]:
     """The settings that a shard's state is shaped by, as names and plain values."""
     rules, config = spec.rules, spec.config
+    session = {"window.gap": duration_text(rules.gap), "window.max_span": duration_text(rules.max_span)}
     return {
         "series.step": duration_text(rules.step),
+        "series.samples": "one" if rules.aggregate is None else "many",
+        **({} if rules.aggregate is None else {"series.aggregate": rules.aggregate, "time.disorder": duration_text(rules.disorder)}),
         "series.season": config.season,
-        "window.span": duration_text(rules.grid),
+        "series.gaps": config.gaps,
+        "window.kind": rules.kind,
+        "window.span" if rules.kind == "fixed" else "window.every": duration_text(rules.grid),
+        **(session if rules.kind == "session" else {}),
         "forecast.horizon": config.horizon,
         "forecast.levels": list(config.levels),
         "forecast.model": config.model,

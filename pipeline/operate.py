@@ -129,9 +129,10 @@ def log_to_stderr(level: str = "info") -> None:
 
 
 def rules_of(settings: Settings, sources: int) -> Rules:
+    window = settings.window
     return Rules(
         step=settings.series.step,
-        grid=settings.window.span,
+        grid=window.span if window.every is None else window.every,
         disorder=settings.time.disorder,
         learn_ahead=settings.learn.learn_ahead,
         idle_after=settings.time.idle_after / 1e6,
@@ -139,6 +140,10 @@ def rules_of(settings: Settings, sources: int) -> Rules:
         max_skew=settings.input.max_skew,
         quota=math.ceil(1.1 * settings.series.max_series / max(sources, 1)),
         forget_after=settings.series.forget_after,
+        aggregate=settings.series.aggregate if settings.series.samples == "many" else None,
+        kind=window.kind,
+        gap=window.gap or 0,
+        max_span=window.max_span or 0,
     )
 
 

@@ -26,6 +26,7 @@ MICROSECONDS = {
     "w": 7 * 86_400 * SECOND,
 }
 CENTURY = 36_525 * MICROSECONDS["d"]  # so that sums of times and durations stay within 64 bits
+LONGEST_GAP = 1_000  # steps; every series keeps up to twice as much more of its past
 BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -187,6 +188,18 @@ def device(value: object) -> str:
     return value
 
 
+def gap_policy(value: object) -> str:
+    """The name of a policy, and the steps of a gap that it takes.
+
+    >>> gap_policy("ffill: 3")
+    'ffill:3'
+    """
+    found = re.fullmatch(r"(ffill|linear|split) ?: ?([0-9]{1,4})", value.strip()) if isinstance(value, str) else None
+    if value == "mask" or (found and 1 <= int(found[2]) <= LONGEST_GAP):
+        return f"{found[1]}:{int(found[2])}" if found else "mask"
+    raise ValueError(f"allowed: mask, or ffill, linear or split with a number of steps from 1 to {LONGEST_GAP}, like ffill:3")
+
+
 def plain(value: object) -> str:
     r"""What came, for a terminal or a log, whatever is in it.
 
@@ -214,11 +227,6 @@ def one(value: object) -> int:
     return 1
 
 
-def nothing(value: object) -> None:
-    if value is not None:
-        raise ValueError("not supported yet; allowed: to leave it out")
-
-
 Duration = Annotated[int, BeforeValidator(duration), PlainSerializer(duration_text)]
 Size = Annotated[int, BeforeValidator(size), Field(ge=1)]
 Instant = Annotated[int, BeforeValidator(instant), PlainSerializer(rfc3339)]
@@ -234,7 +242,6 @@ Address = Annotated[str, BeforeValidator(address)]
 Levels = Annotated[tuple[float, ...], BeforeValidator(quantile_levels)]
 TimeFormat = Annotated[str, BeforeValidator(time_format)]
 One = Annotated[int, BeforeValidator(one)]
-Unsupported = Annotated[None, BeforeValidator(nothing)]
 Shown = PlainSerializer(lambda value: rfc3339(value) if isinstance(value, int) else value)
 Start = Annotated[str | int, BeforeValidator(word_or_time("earliest", "latest")), Shown]
 PublishFrom = Annotated[str | int, BeforeValidator(word_or_time("first_start", "earliest")), Shown]
@@ -242,11 +249,11 @@ Device = Annotated[str, BeforeValidator(device)]
 Security = Annotated[str, choice("PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL")]
 Mechanism = Annotated[str, choice("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", later=("OAUTHBEARER", "GSSAPI", "AWS_MSK_IAM"))]
 Format = Annotated[str, choice("json", later=("avro", "protobuf", "csv"))]
-Samples = Annotated[str, choice("one", later=("many",))]
-Aggregate = Annotated[str, choice("mean", later=("last", "sum", "count", "rate"))]
-Gaps = Annotated[str, choice("mask", later=("ffill", "linear", "split"))]
+Samples = Annotated[str, choice("one", "many")]
+Aggregate = Annotated[str, choice("mean", "last", "sum", "count", "rate")]
+Gaps = Annotated[str, BeforeValidator(gap_policy)]
 Silent = Annotated[str, choice("skip", later=("fill",))]
-Kind = Annotated[str, choice("fixed", later=("sliding", "session"))]
+Kind = Annotated[str, choice("fixed", "sliding", "session")]
 Model = Annotated[
     str,
     choice("mixture", "nets", "mixture-without-nets", "linear", "lstm", "gru", "elman", "jordan", "seasonal_naive", "last_value"),

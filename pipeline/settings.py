@@ -45,7 +45,6 @@ from pipeline.quantities import (
     Start,
     TimeFormat,
     Topics,
-    Unsupported,
     about,
     duration,
     duration_text,
@@ -57,6 +56,8 @@ from pipeline.records import SECOND
 KINDS = ("forecasts", "scores", "late", "rejected", "models", "decisions", "status", "commits")  # our topics: <prefix>.<kind>.v1
 SECRETS = ("kafka.sasl_password", "kafka.tls_key_password")  # never in a file of settings, on a command line, or shown
 HOUR = 3_600 * SECOND
+EVERY = "session: one step; else none"
+DISORDER = 10 * SECOND  # of many samples a step: as long as a forecast may wait for them behind its step
 SEASONS = {HOUR // 4: (96,), HOUR // 2: (48,), HOUR: (24,), 24 * HOUR: (7,)}  # steps of a season by step; other steps: none
 
 
@@ -99,10 +100,14 @@ class Input(Section):
 
 class Series(Section):
     step: Duration = about("spacing of the samples of a series", shown="required", gt=0)
-    samples: Samples = about("samples a step", "one")
-    aggregate: Aggregate = about("how several samples of a step are joined", "mean")
+    samples: Samples = about("samples a step: one, forecast from when it comes; many, when the step's disorder has passed", "one")
+    aggregate: Aggregate = about("what many samples of a step become: mean, last, sum, count or rate (a second, of a counter)", "mean")
     season: Counts = about("steps of a season; a list allowed", shown="24 for 1h, 48 for 30min, 96 for 15min, 7 for 1d, else none")
-    gaps: Gaps = about("what stands for a missing sample", "mask")
+    gaps: Gaps = about(
+        "what stands for missing samples: mask (nothing), ffill:N (the value before, N steps), linear:N (a line over up to N), "
+        "split:N (more than N end the sequence)",
+        "mask",
+    )
     max_series: Count = about("series kept; further ids are rejected", 100_000, ge=1)
     forget_after: Duration = about("silence after which a series gives up its place", duration("30d"), gt=0)
     silent: Silent = about("what a series without a sample is forecast from", "skip")
@@ -117,11 +122,11 @@ class Time(Section):
 
 
 class Window(Section):
-    kind: Kind = about("what is learnt at once", "fixed")
-    span: Duration = about("length of a window, a multiple of `series.step`", shown="one step", gt=0)
-    every: Unsupported = about("from window to window (sliding, session)", None)
-    gap: Unsupported = about("silence that ends a session", None)
-    max_span: Unsupported = about("length at which a session is cut", None)
+    kind: Kind = about("what is learnt at once: fixed, sliding (each step once, with the first window that holds it) or session", "fixed")
+    span: Duration = about("length of a fixed or sliding window, a multiple of `series.step`", shown="one step", gt=0)
+    every: Duration | None = about("from window to window (sliding), from learning to learning (session)", None, shown=EVERY, gt=0)
+    gap: Duration | None = about("silence that ends a series' session", None, gt=0)
+    max_span: Duration | None = about("length at which a session is cut, so that a series without gaps is learnt, too", None, gt=0)
 
 
 class Forecast(Section):
@@ -382,12 +387,14 @@ def checked(given: Mapping[str, tuple[Any, str]], faults: list[Fault]) -> Settin
 
 
 def derived(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Defaults that follow from the step."""
+    """Defaults that follow from other settings."""
     try:
         step = duration(values.get("series.step"))
     except ValueError:
         step = HOUR  # said to be wrong elsewhere
-    return {"time.disorder": duration_text(step), "window.span": duration_text(step), "series.season": SEASONS.get(step, ())}
+    disorder = DISORDER if values.get("series.samples") == "many" else step
+    found = {"time.disorder": duration_text(disorder), "window.span": duration_text(step), "series.season": SEASONS.get(step, ())}
+    return found | ({"window.every": duration_text(step)} if values.get("window.kind") == "session" else {})
 
 
 def fault(error: Any, given: Mapping[str, tuple[Any, str]]) -> Fault:
@@ -404,10 +411,10 @@ def fault(error: Any, given: Mapping[str, tuple[Any, str]]) -> Fault:
 
 def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fault]:
     """Settings that are sound alone and not together."""
-    step, span = settings.series.step, settings.window.span
-    if span % step:
-        message = f"window.span = {duration_text(span)}: allowed: a multiple of series.step = {duration_text(step)}"
-        yield Fault(("window.span", "series.step"), message)
+    yield from contradictions_of_windows(settings, given)
+    if settings.series.samples == "one" and settings.series.aggregate != "mean":
+        message = f"series.aggregate = {settings.series.aggregate}: there is nothing to join; allowed: with series.samples = many"
+        yield Fault(("series.aggregate", "series.samples"), message)
     if settings.input.values and "input.value" in given:
         yield Fault(("input.value", "input.values"), "input.value and input.values: allowed: one of the two")
     if len(set(settings.input.values)) < len(settings.input.values):
@@ -422,6 +429,27 @@ def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fau
     if settings.metrics.address == settings.page.address and not settings.page.address.endswith(":0"):
         yield Fault(("metrics.address", "page.address"), f"metrics.address and page.address are both {settings.page.address}")
     yield from contradictions_of_kafka(settings.kafka, given)
+
+
+KINDS_OF = {"span": ("fixed", "sliding"), "every": ("sliding", "session"), "gap": ("session",), "max_span": ("session",)}  # windows
+
+
+def contradictions_of_windows(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fault]:
+    window, step = settings.window, settings.series.step
+    for key, kinds in KINDS_OF.items():
+        name, value = f"window.{key}", getattr(window, key)
+        if window.kind not in kinds:
+            if name in given:
+                yield Fault((name, "window.kind"), f"{name} needs window.kind = {' or '.join(kinds)}, not {window.kind}")
+        elif value is None:
+            yield Fault((name, "window.kind"), f"{name} is required: window.kind = {window.kind}")
+        elif value % step:
+            yield Fault(
+                (name, "series.step"), f"{name} = {duration_text(value)}: allowed: a multiple of series.step = {duration_text(step)}"
+            )
+    if window.kind == "sliding" and window.every is not None and window.every > window.span:
+        message = f"window.every = {duration_text(window.every)}: allowed: at most window.span = {duration_text(window.span)}"
+        yield Fault(("window.every", "window.span"), message)
 
 
 def contradictions_of_kafka(kafka: Kafka, given: Mapping[str, Any]) -> Iterator[Fault]:

@@ -59,7 +59,11 @@ def make(seed: int) -> Case:
     )  # fmt: skip
     logs = [make_log(rng, p, rules) for p in range(rng.choice((1, 2, 2, 3, 4)))]
     ends = [(log[-1].offset + 1 if log else 0) + rng.choice((0, 0, 1)) for log in logs]
-    return Case(rules, logs, ends, list(make_schedule(rng, len(logs))))
+    schedule = list(make_schedule(rng, len(logs)))
+    rules = rules._replace(aggregate=rng.choice((None, None, None, "count", "last", "rate")))
+    if rng.random() < 0.4:
+        rules = rules._replace(kind="session", gap=rules.step * rng.choice((1, 2, 4)), max_span=rules.step * rng.choice((1, 3, 8)))
+    return Case(rules, logs, ends, schedule)
 
 
 def make_log(rng: random.Random, p: int, rules: Rules) -> list[Record]:
@@ -158,7 +162,7 @@ def by_its_log(log: list[Record], rules: Rules) -> Counter[str]:
     """What becomes of a partition's observations as far as its log alone tells: slow, and written apart from the product."""
     told: Counter[str] = Counter()
     clock, seen = START, dict[str, int]()
-    keep = max(rules.forget_after, rules.disorder + rules.step)
+    keep = max(rules.forget_after, rules.disorder + rules.step + rules.gap)
     for record in log:
         told["rejected"] += not record.observations and not record.filtered
         for series, at, value in record.observations:

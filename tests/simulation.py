@@ -121,7 +121,7 @@ class Process:
     def _do(self, event: gather.Event) -> Output | None:
         match event:
             case gather.Sample():
-                self.samples += 1
+                self.samples += int(event.value) if self.gather.rules.aggregate == "count" else 1
                 return self.learner.sample(event)
             case gather.Close():
                 self.learner.queue.append(event)
@@ -243,8 +243,11 @@ def canonical(process: Process) -> Any:
     for q in g.parts.values():
         held, aside = ([(*h[:3], name[h[3]], *h[4:]) for h in many] for many in (q.held, q.aside))
         seen = sorted((name[s], at) for s, at in q.seen.items())
-        parts.append((q.clock, q.position or 0, q.idle, q.rejoining, q.consumed, q.filtered, dict(q.ledger), seen, held, aside))
-    cells = sorted((instant, sorted((name[s], c, v) for (s, c), v in group.items())) for instant, group in g.open.items())
+        marks = sorted((name[s], mark) for s, mark in q.marks.items() if s not in g.gone)
+        filling = sorted((cell, sorted((name[s], so_far) for s, so_far in group.items())) for cell, group in q.filling.items())
+        plain = (q.clock, q.position or 0, q.idle, q.rejoining, q.consumed, q.filtered, dict(q.ledger))
+        parts.append((*plain, seen, held, aside, copy.deepcopy(filling), marks))
+    cells = sorted((name[s], c, v) for (s, c), v in g.open.items())
     newest = sorted((name[s], c) for s, c in g.newest.items() if s not in g.gone)
     leaving = sorted((instant, name[s]) for instant, s in g.leaving)
     learnt = sorted(learner.generations.items()), sorted((learner.names[s], c) for s, c in learner.carry.items())
@@ -452,11 +455,19 @@ def check_ledger(world: World) -> None:
         assert q.ledger["rejected"] - futures[q.source] == told["rejected"], f"{q.source}: rejected {q.ledger}, its log says {told}"
         late, null = late + q.ledger["late"], null + told["null"]
         refused += q.ledger["rejected"] - sum(not r.observations and not r.filtered for r in log)
-    waiting = sum(len(q.held) + len(q.aside) for q in process.gather.parts.values())
+    waiting = still_to_come(process.gather, rules)
     used = process.gather.totals()["used"]
-    assert process.samples + waiting + null == used, f"{used} used, {null} null, {waiting} waiting, but {process.samples} released"
+    if rules.aggregate in (None, "count"):  # others do not say how many samples are behind a value
+        assert process.samples + waiting + null == used, f"{used} used, {null} null, {waiting} waiting, but {process.samples} released"
     kinds = Counter(o[0] for o in world.disk.outputs)
     assert (kinds["late"], kinds["refused"]) == (late, refused), f"told of {kinds}, but late {late}, refused {refused}"
+
+
+def still_to_come(g: Gather, rules: Rules) -> int:
+    """Observations that were used and are behind nothing released yet."""
+    held = [h for q in g.parts.values() for h in (*q.held, *q.aside)]
+    filling = [so_far[0] for q in g.parts.values() for group in q.filling.values() for so_far in group.values()]
+    return sum(int(h[4]) for h in held) + sum(filling) if rules.aggregate == "count" else len(held)
 
 
 def difference(got: list[Output], want: list[Output]) -> str:

@@ -35,6 +35,10 @@ def call(*words):
     return CliRunner().invoke(app, ["backtest", *map(str, words), *([] if "--model" in words else ["--model", "lstm"])])
 
 
+def sets(*windows):
+    return [word for window in windows for word in ("--set", f"window.{window}")]
+
+
 def hourly(count, name="at"):
     return {name: [(datetime(2026, 1, 1) + timedelta(hours=k)).isoformat() for k in range(count)]}
 
@@ -256,6 +260,8 @@ def test_all_faults_are_said_at_once_and_the_exit_code_is_2(short):
         (["--step", "1h", "--time-format", "ms"], "at is no time as --time-format ms has it (row 1: 2026-01-01T00:00:00"),
         (["--step", "1us"], "is the step right?"),
         (["--step", "1h", "--set", "window.span=2h"], "a backtest learns at every step"),
+        (["--step", "1h", *sets("kind=session", "gap=2h", "max_span=1d")], "window.kind = session: a backtest learns every step"),
+        (["--step", "1h", *sets("kind=sliding", "span=6h", "every=2h")], "window.every: a backtest learns at every step"),
     ],
 )
 def test_wrong_usage_is_named_and_exits_2(short, words, said):

@@ -22,6 +22,8 @@ FORECASTERS = {
     "elman": small(model="elman"),
     "jordan": small(model="jordan"),
     "lstm without a season": small(model="lstm", season=None),
+    "gaps filled": small(gaps="ffill:2", members=1),
+    "gaps that end sequences": small(model="lstm", gaps="split:1", season=None),
     "lstm, one lead": small(model="lstm", horizon=1),
     "lstm, leads beyond the season": small(model="lstm", horizon=9, season=4),
     "lstm, three levels": small(model="lstm", levels=(0.1, 0.5, 0.9)),

@@ -133,7 +133,7 @@ def labels_by_all_that_has_been_read(monkeypatch):
     honest = Shard._begin
 
     def leaky(self):
-        ahead = [(slot, cell, value) for group in self.gather.open.values() for (slot, cell), value in group.items()]
+        ahead = [(slot, cell, value) for (slot, cell), value in self.gather.open.items()]
         close = self.queue[0]
         self.queue[0] = close._replace(cells=sorted({*close.cells, *ahead}))
         return honest(self)
@@ -147,7 +147,7 @@ def aggregates_over_the_end_of_the_step(monkeypatch):
 
     def leaky(self, held):
         want, cell, offset, slot, value, *rest = held
-        later = [group[slot, cell + HOUR] for group in self.open.values() if (slot, cell + HOUR) in group]
+        later = [self.open[slot, cell + HOUR]] if (slot, cell + HOUR) in self.open else []
         return honest(self, (want, cell, offset, slot, (value + sum(later)) / (1 + len(later)), *rest))
 
     monkeypatch.setattr(Gather, "_sample", leaky)
@@ -176,7 +176,7 @@ def test_learning_from_samples_that_have_not_closed_is_seen(monkeypatch):
     honest = Shard._begin
 
     def leaky(self):
-        ahead = [c for group in self.gather.open.values() for c in group]
+        ahead = [*self.gather.open]
         close = self.queue[0]
         more = [(slot, cell, 1e3) for slot, cell in ahead]
         self.queue[0] = close._replace(cells=sorted({*close.cells, *more}))

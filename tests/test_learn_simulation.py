@@ -91,7 +91,7 @@ class HashShard(Shard):
         out = []
         learner = self.learner
         for s in batch:
-            learner.samples += 1
+            learner.samples += int(s.value) if self.spec.rules.aggregate == "count" else 1
             name, key, _ = self.gather.series[s.slot]
             assert learner.names[s.slot] == key
             learner.carry[s.slot] = digest(learner.carry.get(s.slot), s.cell, s.value, s.inserted)

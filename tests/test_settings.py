@@ -62,6 +62,19 @@ def test_season_disorder_and_span_follow_from_the_step(step, season):
     assert read.time.disorder == read.window.span == read.series.step
 
 
+def test_many_samples_a_step_may_be_ten_seconds_late():
+    read = Settings.read(None, {}, NEEDED | {"series.samples": "many", "series.aggregate": "rate"})
+    assert (read.time.disorder, read.window.span) == (10 * SECOND, HOUR)
+    assert Settings.read(None, {}, NEEDED | {"series.samples": "many", "time.disorder": "1min"}).time.disorder == 60 * SECOND
+
+
+def test_sessions_are_learnt_at_every_step_unless_said():
+    session = {"window.kind": "session", "window.gap": "2h", "window.max_span": "1d"}
+    assert Settings.read(None, {}, NEEDED | session).window.every == HOUR
+    assert Settings.read(None, {}, NEEDED | session | {"window.every": "3h"}).window.every == 3 * HOUR
+    assert Settings.read(None, {}, NEEDED).window.every is None
+
+
 def test_what_is_said_is_not_derived():
     read = Settings.read(None, {}, NEEDED | {"series.season": [24, 168], "time.disorder": "0s", "window.span": "3h"})
     assert (read.series.season, read.time.disorder, read.window.span) == ((24, 168), 0, 3 * HOUR)
@@ -103,11 +116,28 @@ BROKEN = {
     "levels without the median": ("[forecast]\nlevels = [0.1, 0.9]", "0.5 among them"),
     "levels that are not numbers": ('[forecast]\nlevels = ["low", 0.5]', "allowed: numbers"),
     "a model that nobody knows": ('[forecast]\nmodel = "oracle"', "not known; allowed: mixture"),
-    "many samples": ('[series]\nsamples = "many"', "not supported yet; allowed: one"),
-    "filled gaps": ('[series]\ngaps = "ffill"', "not supported yet; allowed: mask"),
+    "some samples": ('[series]\nsamples = "some"', "not known; allowed: one, many"),
+    "an unknown aggregate": ('[series]\nsamples = "many"\naggregate = "median"', "not known; allowed: mean, last, sum, count, rate"),
+    "an aggregate of one": ('[series]\naggregate = "sum"', "allowed: with series.samples = many"),
+    "filled without end": ('[series]\ngaps = "ffill"', "with a number of steps from 1 to 1000, like ffill:3"),
+    "filled with zero": ('[series]\ngaps = "zero:3"', "series.gaps = zero:3 ("),
+    "a split at nothing": ('[series]\ngaps = "split:0"', "with a number of steps from 1 to 1000"),
     "filled silence": ('[series]\nsilent = "fill"', "not supported yet; allowed: skip"),
-    "sliding windows": ('[window]\nkind = "sliding"', "not supported yet; allowed: fixed"),
-    "a session's gap": ('[window]\ngap = "1h"', "not supported yet"),
+    "hopping windows": ('[window]\nkind = "hopping"', "not known; allowed: fixed, sliding, session"),
+    "sliding without a way": ('[window]\nkind = "sliding"', "window.every is required: window.kind = sliding"),
+    "sliding too far": ('[window]\nkind = "sliding"\nspan = "2h"\nevery = "3h"', "allowed: at most window.span = 2h"),
+    "a session without a gap": ('[window]\nkind = "session"\nmax_span = "1d"', "window.gap is required: window.kind = session"),
+    "a session without an end": ('[window]\nkind = "session"\ngap = "1h"', "window.max_span is required: window.kind = session"),
+    "a session's gap between steps": (
+        '[window]\nkind = "session"\ngap = "90min"\nmax_span = "1d"',
+        "window.gap = 90min: allowed: a multiple of series.step = 1h",
+    ),
+    "a session's span": (
+        '[window]\nkind = "session"\ngap = "1h"\nmax_span = "1d"\nspan = "1d"',
+        "window.span needs window.kind = fixed or sliding, not session",
+    ),
+    "a fixed window's gap": ('[window]\ngap = "1h"', "window.gap needs window.kind = session, not fixed"),
+    "a gap of nothing": ('[window]\nkind = "session"\ngap = "0s"\nmax_span = "1d"', "greater than 0"),
     "many shards": ("[learn]\nshards = 2", "not supported yet; allowed: 1"),
     "another format": ('[input]\nformat = "avro"', "not supported yet; allowed: json"),
     "a span between steps": ('[window]\nspan = "90min"', "a multiple of series.step = 1h"),
@@ -149,10 +179,10 @@ def test_a_broken_file_is_refused_with_one_named_error(what, tmp_path):
 
 
 def test_all_faults_are_told_at_once_with_where_each_came_from(tmp_path):
-    toml = '[series]\nsamples = "many"\n\n[forecast]\nmodel = "oracle"\n'
+    toml = '[series]\nsamples = "some"\n\n[forecast]\nmodel = "oracle"\n'
     lines = faults({"learn.rows": 0}, toml=toml, environ={"TIDECAST_COMMIT__INTERVAL": "1"}, folder=tmp_path)
     assert [line.split(":")[0] for line in lines] == [
-        f"series.samples = many ({tmp_path}/tidecast.toml line 2)",
+        f"series.samples = some ({tmp_path}/tidecast.toml line 2)",
         f"forecast.model = oracle ({tmp_path}/tidecast.toml line 5)",
         "learn.rows = 0 (flag)",
         "commit.interval = 1 (environment TIDECAST_COMMIT__INTERVAL)",

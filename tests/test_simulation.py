@@ -27,6 +27,8 @@ def test_the_schedules_do_what_they_are_there_for():
     assert sum(any(o[0] == "refused" for o in out) for out in outputs) > 20
     assert sum(g.forgotten > 0 for g in gathers) > 15
     assert sum(w.disk.written > 1 for w in worlds) > 60
+    assert sum(any(q.ledger["used"] for q in g.parts.values()) for g in gathers if g.aggregate is not None) > 40
+    assert sum(len(g.generations) > 2 for g in gathers if g.rules.kind == "session") > 20
 
 
 # Planted bugs: commits and recovery
@@ -208,6 +210,47 @@ class AsideHoldsAll(Gather):
         return False
 
 
+class CellsClosedByPoll(Gather):
+    """What a block leaves behind is closed at its end."""
+
+    def _read(self, part, block):
+        super()._read(part, block)
+        if part.closing:
+            part.clock += self.rules.step + self.rules.disorder
+            self._close_cells(part, 0, 0, None)
+            part.clock -= self.rules.step + self.rules.disorder
+
+
+class OvertakenCellUnrecorded(Gather):
+    """A cell that was begun before its partition fell idle closes at the wake, and learning may have passed it, or not."""
+
+    def _overtaken(self, part):
+        closing, part.closing = part.closing, []
+        found = super()._overtaken(part)
+        part.closing = closing
+        return found
+
+
+class HeldOvertakenBySessions(Gather):
+    """The next session may end long after a held sample's cell: it is woken where others were read first."""
+
+    def _stop_before(self, instant):
+        return None
+
+
+class SessionsByWhatIsRead(Gather):
+    """A session ends with the first sample after its gap, whether or not earlier ones may come."""
+
+    def _advance(self, now):
+        if self.rules.kind == "session" and self.windows.runs:
+            for slot, runs in self.windows.runs.items():
+                for run in runs[:-1]:
+                    self.windows.order.append((self.reached, slot))
+                    run.last = min(run.last, self.reached - self.rules.step - self.rules.gap)
+            self.windows.order.sort()
+        super()._advance(now)
+
+
 class ForgottenAtOnce(Gather):
     """The slot is free when the partition's clock has left its series, whatever is still held or to be learnt."""
 
@@ -235,19 +278,17 @@ class DuplicatesKeepTheFirst(Gather):
     """Not wrong by itself, but then by polls: the first of a block, the last of two."""
 
     def _read(self, part, block):
-        before = {instant: dict(group) for instant, group in self.open.items()}
+        before = dict(self.open)
         super()._read(part, block)
-        for instant, group in before.items():
-            if instant in self.open:
-                self.open[instant].update(group)
+        self.open.update({cell: value for cell, value in before.items() if cell in self.open})
 
 
 class FutureInTheCell(Gather):
     """A sample is taken for the newest value of its cell, at release."""
 
     def _sample(self, held):
-        newest = max((c for group in self.open.values() for s, c in group if s == held[3]), default=held[1])
-        value = next((group[held[3], newest] for group in self.open.values() if (held[3], newest) in group), held[4])
+        newest = max((cell for slot, cell in self.open if slot == held[3]), default=held[1])
+        value = self.open.get((held[3], newest), held[4])
         super()._sample((*held[:4], value, *held[5:]))
 
 
@@ -272,12 +313,14 @@ PLANTED = {
     plant.__name__: process_of(plant)
     for plant in (
         NewestGeneration, NobodyHeld, WallClockMovesClocks, StampIgnored, WakeUnrecorded, RejoiningUnrecorded, WakeAfterItsRecord,
-        AsideHoldsAll, ForgottenAtOnce, OneGenerationTooFew, DuplicatesKeepTheFirst, FutureInTheCell, LateUncounted,
+        AsideHoldsAll, CellsClosedByPoll, OvertakenCellUnrecorded,
+        HeldOvertakenBySessions, SessionsByWhatIsRead,
+        ForgottenAtOnce, OneGenerationTooFew, DuplicatesKeepTheFirst, FutureInTheCell, LateUncounted,
     )
 } | {
     f"{name} not in the state": process_of(state_without(**{name: empty}))
     for name, empty in (
-        ("held", deque), ("aside", list), ("newest", dict), ("open", dict), ("expiry", list),
+        ("held", deque), ("aside", list), ("newest", dict), ("open", dict), ("expiry", list), ("closing", list), ("marks", dict),
         ("generations", lambda: [START]), ("clock", lambda: START),
     )
 }  # fmt: skip
