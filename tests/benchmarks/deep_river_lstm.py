@@ -1,8 +1,9 @@
 # /// script
 # requires-python = ">=3.11,<3.13"
-# dependencies = ["deep-river==0.3.4"]
+# dependencies = ["deep-river==0.3.4", "pytest"]
 # ///
-"""deep-river's LSTM forecaster, in a process of its own: it wants a torch between 2.5 and 2.6, older than ours.
+"""deep-river's LSTM forecaster, in a process of its own: it wants a torch between 2.5 and 2.6, older than ours (and
+imports pytest without asking for it).
 
 `ask` starts this file as a script that brings what it needs (`uv run --script`, 3 GB the first time) and passes JSON through it:
 

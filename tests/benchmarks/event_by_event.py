@@ -1,4 +1,4 @@
-"""Event by event beside river's forecasters: forecast the next three values, score, learn; a row each in event_by_event.csv.
+"""Event by event beside river's and deep-river's forecasters: forecast three values, score, learn; rows in event_by_event.csv.
 
     uv run --group bench python -m tests.benchmarks.event_by_event
 
@@ -23,6 +23,7 @@ import polars as pl
 import torch
 
 from models import backtest
+from tests.benchmarks.deep_river_lstm import ask
 from tests.benchmarks.rows import write
 
 DATA = Path(__file__).parent.parent / "data"
@@ -78,6 +79,8 @@ def origins(count: int) -> range:
 
 def of_rival(make: Callable, y: np.ndarray, *, aligned: bool) -> np.ndarray:
     """(origins, HORIZON) forecasts of the values behind each origin."""
+    if make is ask:
+        return np.array(ask(values=y.tolist(), horizon=HORIZON, grace=GRACE, aligned=aligned))
     model, said = make(), []
     for at, value in enumerate(y.tolist()):
         if not aligned and at in origins(len(y)):
@@ -123,12 +126,13 @@ def timed(make: Callable[[], np.ndarray]) -> tuple[np.ndarray, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="of ours")
+    parser.add_argument("--without-deep-river", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     for data, load in SETS.items():
         table, known = load()
         y = table["y"].to_numpy()
-        for who, make in rivals().items():
+        for who, make in {**rivals(), **({} if given.without_deep_river else {"deep-river LSTM": ask})}.items():
             for protocol in ("published", "aligned"):
                 said, seconds = timed(partial(of_rival, make, y, aligned=protocol == "aligned"))
                 record(data, who, protocol, errors(said, y), seconds)

@@ -29,7 +29,8 @@ END = dt.datetime(2020, 1, 1)
 
 def load() -> tuple[list[np.ndarray], np.ndarray]:
     """Training parts (N of differing length), and the hours behind them (N, HORIZON)."""
-    train, test = (pl.read_csv(SET / f"m4_hourly_{part}.csv.gz").drop("V1").cast(pl.Float64).to_numpy() for part in ("train", "test"))
+    tables = (pl.read_csv(SET / f"m4_hourly_{part}.csv.gz", infer_schema_length=None) for part in ("train", "test"))
+    train, test = (table.drop("V1").cast(pl.Float64).to_numpy() for table in tables)
     return [row[~np.isnan(row)] for row in train], test
 
 
