@@ -88,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, default=1000, help="that neuralforecast trains")
-    parser.add_argument("--without-neuralforecast", action="store_true")
+    parser.add_argument("--only", default="", help="those whose name has this in it")
     given = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")  # the rival's
@@ -96,9 +96,10 @@ def main() -> None:
     who: dict[str, Callable[[], np.ndarray]] = {"seasonal naive": partial(seasonal_naive, train)}
     for seed in range(given.seeds):
         who[f"tidecast, seed {seed}"] = partial(ours, train, model="mixture", seed=seed)
-        if not given.without_neuralforecast:
-            who[f"neuralforecast LSTM, {given.steps} steps, seed {seed}"] = partial(lstm, train, steps=given.steps, seed=seed)
+        who[f"neuralforecast LSTM, {given.steps} steps, seed {seed}"] = partial(lstm, train, steps=given.steps, seed=seed)
     for name, forecaster in who.items():
+        if given.only not in name:
+            continue
         began, cpu = time.perf_counter(), time.process_time()
         said = forecaster()
         row = {"who": name, "series": len(train), "mase": mase(said, actual, train), "smape": smape(said, actual)}
