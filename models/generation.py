@@ -22,6 +22,7 @@ from models.mixture import Weights
 WIDEN = 0.05  # rate at which bands that cover too little grow, and shrink: of all series
 STRETCH = 0.02  # the same of one series
 YOUNG = 3.0  # evidence counts newer scores more from the start: the network's first errors are not its later ones
+BELIEVED = 0.999  # a season that was said is tried as soon as there is a season before: without any evidence it wins by this
 WIDEST = 4.0  # in logarithms: no band may vanish or explode while its network is still learning
 
 
@@ -155,7 +156,9 @@ class Pool:
         """
         known = ~np.isnan(errors[:, 0])
         count = np.minimum(memory["evidence_count"][slot] + known, MANY)
-        errors = np.nan_to_num(errors)
+        # Without a value a season before, the last value serves in the seasonal naive's place: its error is that one, not none
+        net, seasonal, last = (errors[:, k] for k in (score.NET, score.SEASONAL, score.LAST))
+        errors = np.nan_to_num(np.stack([net, np.where(np.isnan(seasonal), BELIEVED * last, seasonal), last], 1))
         errors = np.concatenate([errors, errors * errors], 1)
         own = memory["evidence"][slot]
         memory["evidence"][slot] = np.where(

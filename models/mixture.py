@@ -19,6 +19,7 @@ import numpy as np
 
 FORGET = 0.9998  # of what stacking and weighing remember, an instant
 RIDGE = 0.03  # pull of the prior weights on stacking, in mean squares of the experts' forecasts
+QUIET = 0.1  # squared naive errors: mean square that experts count with at least; in their first hours weights of 200 followed them
 EAGER = 0.03  # rate of the weighing: 150 times the relative difference in error, once 5,000 instants are remembered
 OWN_RATE = 0.002  # of forgetting in a series' own errors: 500 scores
 OWN_EAGER = 0.1  # 50 times the relative difference, once those are remembered
@@ -100,7 +101,8 @@ class Mixture:
     def weigh(self) -> None:
         """Voices and stack of all series together anew, from all that has been learnt."""
         count = len(self.prior)
-        pull = RIDGE * np.trace(self.gram, axis1=1, axis2=2)[:, None] / count + 1e-6
+        heard = np.maximum(np.trace(self.gram, axis1=1, axis2=2) / count, QUIET * self.seen)
+        pull = RIDGE * heard[:, None] + 1e-6
         shut = np.where(self.allowed, 0.0, 1e12)  # an expert that may not have weight is pulled to nothing
         normal = self.gram + (pull[..., None] + shut) * np.eye(count)
         self.stacked = np.linalg.solve(normal, (self.cross + pull * self.prior)[..., None])[..., 0]

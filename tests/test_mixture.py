@@ -118,3 +118,12 @@ def test_groups_cover_all_leads(horizon):
     assert of[0] == 0
     assert (np.diff(of) >= 0).all()
     assert set(of.tolist()) == set(range(int(of.max()) + 1))
+
+
+def test_experts_that_say_next_to_nothing_are_not_blown_up_until_they_fit():
+    m = mixture()
+    whispers = np.array([0.01, 0.02, 0.01, 0.0])[:, None]
+    for k in range(6):
+        m.learn(np.full((1, 4, H), whispers), np.full((1, H), 20.0 * (-1) ** k), np.ones((1, H), bool))
+        m.weigh()
+        assert np.abs(m.stacked @ whispers).max() < 5
