@@ -3,8 +3,8 @@
     python -m tests.benchmarks.speed
 
 A series-update is one value of one series: scored, learnt from, and the next steps forecast. Ours learns from all series that have
-a value at an instant in one step; deep-river's forecaster is a model for each series. Both in CPU time on one thread, in turns,
-three times: median, least, most. Ours with 24 leads and their quantiles (the default), deep-river's with 24 and with a single one.
+a value at an instant in one step; deep-river's forecaster is a model for each series. Both in CPU time on one thread, in turns:
+median, least, most of the rounds. Ours with 24 leads and their quantiles (the default), deep-river's with 24 and with a single one.
 """
 
 import argparse
@@ -26,7 +26,6 @@ HORIZON = 24
 SKIP = 100  # steps until learning has all that it looks back on
 COUNTED = {1: 300, 1024: 30}  # steps behind them, by number of series
 RIVALS = {1: 300, 1024: 2}
-ROUNDS = 3
 
 
 def waves(series: int, steps: int) -> Matrix:
@@ -54,21 +53,23 @@ def theirs(horizon: int, series: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--series", type=int, nargs="+", choices=list(COUNTED), default=list(COUNTED))
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--without-deep-river", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
     who: dict[tuple[str, int], Callable[[], float]] = {}
-    for series in COUNTED:
+    for series in given.series:
         for model in ("mixture", "lstm"):
             who[f"tidecast, {model}, {HORIZON} leads", series] = partial(ours, model, series)
         for horizon in () if given.without_deep_river else (HORIZON, 1):
             who[f"deep-river LSTM, {horizon} lead{'s' * (horizon > 1)}", series] = partial(theirs, horizon, series)
     rates = {name: [] for name in who}
-    for _ in range(ROUNDS):
+    for _ in range(given.rounds):
         for name, measure in who.items():
             rates[name].append(measure())
     for (name, series), found in rates.items():
-        row = {"who": name, "series": series, "updates_per_s_median": round(statistics.median(found))}
+        row = {"who": name, "series": series, "rounds": given.rounds, "updates_per_s_median": round(statistics.median(found))}
         write("speed", {**row, "least": round(min(found)), "most": round(max(found))})
 
 
