@@ -150,7 +150,7 @@ class Pool:
         return np.asarray(np.clip(baselines.pooled(own, count, self.naive), 0.01, 6e4), np.float16)
 
     def weigh(self, memory: Memory, slot: np.ndarray, errors: np.ndarray, under: np.ndarray, stretch: np.ndarray) -> np.ndarray:
-        """Learn from scores: evidence (errors (N, 3, H), NaN: none) and coverage (under (N, Q, H), see `models.score.Pending`).
+        """Learn from scores: evidence (absolute errors (N, 3, H), NaN: none) and coverage (under (N, Q, H), see `models.score.Pending`).
 
         Returns the series' stretches (N, 2, H).
         """
