@@ -19,8 +19,10 @@ from models.carry import MANY, Memory
 from models.heads import MIDDLE
 from models.mixture import Weights
 
-WIDEN = 0.05  # rate at which bands that cover too little grow, and shrink: of all series
-STRETCH = 0.02  # the same of one series
+# Rates at which bands that cover too little grow, and shrink, at lead 1. At lead h they are less by its root: what a band did is known h
+# cells later, and until then it goes on growing: with one rate for all leads, too many values were in it after a jump (LOG 2026-11-26).
+WIDEN = 0.2  # of all series
+STRETCH = 0.01  # of one series
 YOUNG = 3.0  # evidence counts newer scores more from the start: the network's first errors are not its later ones
 BELIEVED = 0.999  # a season that was said is tried as soon as there is a season before: without any evidence it wins by this
 WIDEST = 4.0  # in logarithms: no band may vanish or explode while its network is still learning
@@ -181,11 +183,12 @@ class Pool:
         missed = (under & 1) != upper  # beyond the quantile, on its own side
         excess = np.where(known, missed - tail, 0.0)
         total = np.maximum(net.sum(0), 1)
-        moved = self.log_width[self.tails] + WIDEN * np.where(net, excess, 0).sum(0) / total
+        slower = np.arange(1, under.shape[2] + 1) ** -0.5
+        moved = self.log_width[self.tails] + WIDEN * slower * np.where(net, excess, 0).sum(0) / total
         self.log_width[self.tails] = np.clip(moved, -WIDEST, WIDEST)
         sides = [excess[:, levels < MIDDLE], excess[:, levels > MIDDLE]]
         step = np.stack([side.mean(1) if side.shape[1] else np.zeros_like(stretch[:, 0]) for side in sides], 1)
-        return np.asarray(np.clip(stretch * np.exp(STRETCH * step), 0.1, 10))
+        return np.asarray(np.clip(stretch * np.exp(STRETCH * slower * step), 0.1, 10))
 
     def decide(self, needed: int, *, mixed: bool) -> list[tuple[str, str, dict[str, Any]]]:
         """Who serves series that have too little evidence of their own; decisions where the network lost or won leads."""
