@@ -32,7 +32,6 @@ WINDOW = 20  # blocks; of 10, on a random walk alone, 26 alarms in 40,000 instan
 TOLERANCE = 0.02  # of coverage around what is nominal
 SURE = 4.0  # standard errors beyond it
 
-
 CAUSES = {
     "loss": "errors are larger than they were",
     "level": "errors lie on one side",
@@ -86,7 +85,8 @@ class Drift:
     def step(self, change: np.ndarray, scale: np.ndarray, changes: np.ndarray) -> None:
         """Absolute changes (N,) of one step beside the mean of them so far, of `changes` of them; NaN: none."""
         settled = (changes > SETTLED) & (scale > 0)
-        self.total[-1] += np.minimum(change[settled] / scale[settled], BOUND).sum()
+        with np.errstate(over="ignore"):
+            self.total[-1] += np.minimum(change[settled] / scale[settled], BOUND).sum()
         self.count[-1] += settled.sum()
 
     def judge(self) -> list[Found]:

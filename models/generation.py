@@ -21,8 +21,9 @@ from models.mixture import Weights
 
 # Rates at which bands that cover too little grow, and shrink, at lead 1. At lead h they are less by its root: what a band did is known h
 # cells later, and until then it goes on growing: with one rate for all leads, too many values were in it after a jump (LOG 2026-11-26).
-WIDEN = 0.2  # of all series
-STRETCH = 0.01  # of one series
+WIDEN = 0.3  # of all series together; of few of them less, one says too little
+FEW = 3  # series: of as many, it is root 1/2 of that
+STRETCH = 0.02  # of one series
 YOUNG = 3.0  # evidence counts newer scores more from the start: the network's first errors are not its later ones
 BELIEVED = 0.999  # a season that was said is tried as soon as there is a season before: without any evidence it wins by this
 WIDEST = 4.0  # in logarithms: no band may vanish or explode while its network is still learning
@@ -184,7 +185,8 @@ class Pool:
         excess = np.where(known, missed - tail, 0.0)
         total = np.maximum(net.sum(0), 1)
         slower = np.arange(1, under.shape[2] + 1) ** -0.5
-        moved = self.log_width[self.tails] + WIDEN * slower * np.where(net, excess, 0).sum(0) / total
+        rate = WIDEN * slower * np.sqrt(total / (total + FEW))
+        moved = self.log_width[self.tails] + rate * np.where(net, excess, 0).sum(0) / total
         self.log_width[self.tails] = np.clip(moved, -WIDEST, WIDEST)
         sides = [excess[:, levels < MIDDLE], excess[:, levels > MIDDLE]]
         step = np.stack([side.mean(1) if side.shape[1] else np.zeros_like(stretch[:, 0]) for side in sides], 1)

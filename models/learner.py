@@ -203,7 +203,7 @@ class Learner:
         self.pending = score.Pending(config.horizon, len(self.tails), len(self.parts))
         sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
         self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
-        self.drift = Drift(horizon=config.horizon, season=config.season, band=self.bands[-1] if self.bands else None)
+        self.drift = self._drift()
         self.waiting = Waiting(lesson.waiting(form=self.form, **sizes))
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
         self.generations = {START: self._generation(START, self.descent.average.clone(), nothing)}
@@ -236,6 +236,9 @@ class Learner:
 
     def _generation(self, instant: int, weights: torch.Tensor | None, change: scale.Change) -> Generation:
         return self.pool.generation(instant, weights, change, mixed=self.others.mixture.weights, solved=self.others.solved)
+
+    def _drift(self) -> Drift:
+        return Drift(horizon=self.config.horizon, season=self.config.season, band=self.bands[-1] if self.bands else None)
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
@@ -662,6 +665,7 @@ class Learner:
         self.waiting.clear()
         self.learnt["served"], self.learnt["stretch"], self.learnt["lean"] = scale.UNDECIDED, 1, 0
         self.others.forget()
+        self.drift = self._drift()
         for name in ("log_width", "evidence", "evidence_count", "served"):
             setattr(self.pool, name, getattr(fresh, name))
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
