@@ -19,8 +19,11 @@ from models.carry import MANY, Memory
 from models.heads import MIDDLE
 from models.mixture import Weights
 
-WIDEN = 0.05  # rate at which bands that cover too little grow, and shrink: of all series
-STRETCH = 0.02  # the same of one series
+# Rates at which bands that cover too little grow, and shrink, at lead 1. At lead h they are less by its root: what a band did is known h
+# cells later, and until then it goes on growing: with one rate for all leads, too many values were in it after a jump (LOG 2026-11-26).
+WIDEN = 0.3  # of all series together; of few of them less, one says too little
+FEW = 3  # series: of as many, it is root 1/2 of that
+STRETCH = 0.02  # of one series
 YOUNG = 3.0  # evidence counts newer scores more from the start: the network's first errors are not its later ones
 BELIEVED = 0.999  # a season that was said is tried as soon as there is a season before: without any evidence it wins by this
 WIDEST = 4.0  # in logarithms: no band may vanish or explode while its network is still learning
@@ -150,7 +153,7 @@ class Pool:
         return np.asarray(np.clip(baselines.pooled(own, count, self.naive), 0.01, 6e4), np.float16)
 
     def weigh(self, memory: Memory, slot: np.ndarray, errors: np.ndarray, under: np.ndarray, stretch: np.ndarray) -> np.ndarray:
-        """Learn from scores: evidence (errors (N, 3, H), NaN: none) and coverage (under (N, Q, H), see `models.score.Pending`).
+        """Learn from scores: evidence (absolute errors (N, 3, H), NaN: none) and coverage (under (N, Q, H), see `models.score.Pending`).
 
         Returns the series' stretches (N, 2, H).
         """
@@ -181,11 +184,13 @@ class Pool:
         missed = (under & 1) != upper  # beyond the quantile, on its own side
         excess = np.where(known, missed - tail, 0.0)
         total = np.maximum(net.sum(0), 1)
-        moved = self.log_width[self.tails] + WIDEN * np.where(net, excess, 0).sum(0) / total
+        slower = np.arange(1, under.shape[2] + 1) ** -0.5
+        rate = WIDEN * slower * np.sqrt(total / (total + FEW))
+        moved = self.log_width[self.tails] + rate * np.where(net, excess, 0).sum(0) / total
         self.log_width[self.tails] = np.clip(moved, -WIDEST, WIDEST)
         sides = [excess[:, levels < MIDDLE], excess[:, levels > MIDDLE]]
         step = np.stack([side.mean(1) if side.shape[1] else np.zeros_like(stretch[:, 0]) for side in sides], 1)
-        return np.asarray(np.clip(stretch * np.exp(STRETCH * step), 0.1, 10))
+        return np.asarray(np.clip(stretch * np.exp(STRETCH * slower * step), 0.1, 10))
 
     def decide(self, needed: int, *, mixed: bool) -> list[tuple[str, str, dict[str, Any]]]:
         """Who serves series that have too little evidence of their own; decisions where the network lost or won leads."""

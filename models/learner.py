@@ -23,6 +23,7 @@ from models.batch import rows as padded
 from models.carry import NEVER, Memory, amend, memory, put
 from models.cells import CELLS
 from models.descent import CLIP_NORM, RATES, Descent, Outcome
+from models.drift import Drift
 from models.experts import MIXTURES, Experts
 from models.gaps import gaps
 from models.generation import Generation, Pool
@@ -84,6 +85,7 @@ class Decision(NamedTuple):
     kind: str
     cause: str
     numbers: dict[str, Any]
+    leads: tuple[int, int] | None = None  # from, to
 
 
 @dataclass
@@ -201,6 +203,7 @@ class Learner:
         self.pending = score.Pending(config.horizon, len(self.tails), len(self.parts))
         sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
         self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
+        self.drift = self._drift()
         self.waiting = Waiting(lesson.waiting(form=self.form, **sizes))
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
         self.generations = {START: self._generation(START, self.descent.average.clone(), nothing)}
@@ -233,6 +236,9 @@ class Learner:
 
     def _generation(self, instant: int, weights: torch.Tensor | None, change: scale.Change) -> Generation:
         return self.pool.generation(instant, weights, change, mixed=self.others.mixture.weights, solved=self.others.solved)
+
+    def _drift(self) -> Drift:
+        return Drift(horizon=self.config.horizon, season=self.config.season, band=self.bands[-1] if self.bands else None)
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
@@ -485,13 +491,15 @@ class Learner:
         worst = scale.ROBUST * now.naive[rows, 0]
         errors[:, 0] = np.where(np.isnan(errors[:, 0]), worst, errors[:, 0])
         errors = np.where(due[:, None], np.minimum(errors, worst[:, None]), np.nan)
+        errors[:, 0] = np.where(net < actual, -errors[:, 0], errors[:, 0])
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
         unit = now.size[rows, None] * np.maximum(now.naive[rows].min(1), FLOOR)
         with np.errstate(over="ignore", invalid="ignore"):
             said = self.others.heard(m["parts"][place].transpose(0, 2, 1) * size[:, None], seasonal - level, unit)
             met = np.clip(np.where(due, (actual - level) / unit, np.nan), -CLIP, CLIP)
-        self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, under=under, said=said, actual=met)
+        held = step.covered[on, :, -1] if self.bands else np.zeros_like(due)
+        self.pending.append(slot=slot, cell=cells.cell[rows], error=errors, held=held, under=under, said=said, actual=met)
         off = errors_of(actual, point), errors_of(actual, base)
         self.pool.count(m, slot, due, by, off, step.covered[on], self.config.min_scores)
 
@@ -526,7 +534,7 @@ class Learner:
         for wave in waves(cells.slot):
             self._take(Cells(*(c[wave] for c in cells)), behind)
         whole = self._lesson(cells, instant)
-        decisions = self._decide(slots)
+        decisions = [*self._drifted(), *self._decide(slots)]
         self.others.settle()
         self.pool.updates += 1
         self.generations[instant] = self._generation(instant, None, before)
@@ -559,6 +567,7 @@ class Learner:
         moved = ~np.isnan(change)
         m["changes"][slot] += moved
         rows = self.learnt[slot]
+        self.drift.step(change[moved], rows["scale"][moved], m["changes"][slot[moved]])
         rows["scale"][moved] = scale.advance(rows["scale"][moved], m["changes"][slot[moved]], change[moved])
         size = scale.usable(rows["scale"], cells.value, self.pool.relative)
         mean = np.where(np.isnan(rows["mean"]), cells.value, rows["mean"])
@@ -571,13 +580,24 @@ class Learner:
         had = np.flatnonzero(found >= 0)
         if had.size:
             errors, under = self.pending.columns["error"][found[had]], self.pending.columns["under"][found[had]]
-            rows["stretch"][had] = self.pool.weigh(m, slot[had], errors, under, rows["stretch"][had])
+            self._compare(slot[had], errors[:, 0], self.pending.columns["held"][found[had]])
+            rows["stretch"][had] = self.pool.weigh(m, slot[had], np.abs(errors), under, rows["stretch"][had])
             said, met = (self.pending.columns[name][found[had]].astype(np.float64) for name in ("said", "actual"))
             rows["lean"][had] = self.others.mix(m, slot[had], said, met)
             self.pending.drop(found[had])
         self.learnt[slot] = rows
         self.others.regress(m, slot, cell, size, self._sizes)
         self._drop_anchor(slot, cell, behind)
+
+    def _compare(self, slot: np.ndarray, errors: np.ndarray, held: np.ndarray) -> None:
+        """Errors of the model (N, H; signed, NaN: none) beside the series' own so far, once there are some."""
+        m = self.memory
+        known = ~np.isnan(errors) & (m["evidence_count"][slot] >= self.config.min_scores)
+        self.drift.score(np.nan_to_num(errors), m["evidence"][slot, 0], held, known)
+
+    def _drifted(self) -> list[Decision]:
+        """What the cells taken in at this instant say of the stream."""
+        return [Decision("drift", f.cause, f.numbers, f.leads) for f in self.drift.judge()]
 
     def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, behind: Generation) -> None:
         """Move the anchor of the phase that is learnt from next one dilated step on."""
@@ -645,6 +665,7 @@ class Learner:
         self.waiting.clear()
         self.learnt["served"], self.learnt["stretch"], self.learnt["lean"] = scale.UNDECIDED, 1, 0
         self.others.forget()
+        self.drift = self._drift()
         for name in ("log_width", "evidence", "evidence_count", "served"):
             setattr(self.pool, name, getattr(fresh, name))
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
@@ -684,6 +705,7 @@ class Learner:
             "waiting": self.waiting.columns,
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
+            "drift": self.drift.state(),
             "learnt": {"rows": scale.to_bytes(self.learnt)},
         }
         groups |= self.others.state()
@@ -715,6 +737,7 @@ class Learner:
             self.waiting.load(groups["waiting"])
             self.descent.load({name: torch.from_numpy(a.copy()) for name, a in groups["descent"].items()}, rest["descent"])
             self.pool.load(groups["pool"], rest["pool"])
+            self.drift.load(groups["drift"])
             self.others.load(groups)
             self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon, self.lean)
             self.generations = {

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,12 +69,13 @@ class Pending:
     """Scores made at arrivals, until the instant that closes their cell learns from them. Rows in no order."""
 
     def __init__(self, horizon: int, tails: int, experts: int) -> None:
-        self._kinds = {
+        self._kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
             "slot": (np.int64, ()),
             "cell": (np.int64, ()),
-            "error": (np.float32, (3, horizon)),  # absolute, in units of the scale: model, seasonal naive, last value; NaN: none
+            "error": (np.float32, (3, horizon)),  # in units of the scale: model (signed), seasonal naive, last value (absolute); NaN: none
             "said": (np.float16, (experts, horizon)),  # by each expert, less the level at issue, in naive errors of the lead
             "actual": (np.float16, (horizon,)),  # likewise; NaN: no score
+            "held": (np.bool_, (horizon,)),  # the widest band held the actual value
             "under": (np.int8, (tails, horizon)),  # 1: the actual value was at or under the quantile; 2 more: the model's; -1: no score
         }
         self.count = 0

@@ -298,7 +298,16 @@ def late(source: Source, offset: int, series: str, at: int, value: float, behind
     return Message("late", series.encode(), encode(record), name, at)
 
 
-def decision(kind: str, at: int, voice: Voice, *, cause: str, numbers: dict[str, Any], identified_by: Sequence[object]) -> Message:
+def decision(
+    kind: str,
+    at: int,
+    voice: Voice,
+    *,
+    cause: str,
+    numbers: dict[str, Any],
+    identified_by: Sequence[object],
+    leads: tuple[int, int] | None = None,
+) -> Message:
     name = identity("decisions", voice.application, kind, *identified_by)
     record = DecisionRecord(
         id=name,
@@ -307,6 +316,8 @@ def decision(kind: str, at: int, voice: Voice, *, cause: str, numbers: dict[str,
         kind=kind,
         model=voice.model,
         version=voice.version,
+        from_lead=leads[0] if leads else None,
+        to_lead=leads[1] if leads else None,
         cause=cause,
         numbers=numbers,
     )

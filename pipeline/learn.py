@@ -284,6 +284,8 @@ class Shard:
             apart.wait(exercise)
         decisions = self.learner.finish(exercise)
         self._taught(seconds + time.perf_counter() - began)
+        for d in decisions:
+            self.meter.decide(d.kind, d.numbers)
         return [self._decided(d, exercise.instant) for d in decisions]
 
     def close(self) -> None:
@@ -293,7 +295,8 @@ class Shard:
             self.apart = None
 
     def _decided(self, d: Learnt, instant: int) -> Message:
-        return compose.decision(d.kind, instant, self.voice, cause=d.cause, numbers=d.numbers, identified_by=("default", instant, d.cause))
+        by = ("default", instant, d.cause, *(d.leads or ()))
+        return compose.decision(d.kind, instant, self.voice, cause=d.cause, numbers=d.numbers, leads=d.leads, identified_by=by)
 
     def _woke(self, d: events.Decision) -> Message:
         numbers = {"topic": d.source.topic, "partition": d.source.partition, "position": d.position, "instant": d.instant}
@@ -344,6 +347,7 @@ class Shard:
         METRICS.train_step_seconds.observe(seconds)
         METRICS.train_loss.set(self.learner.training["loss"])
         METRICS.gradient_norm.set(self.learner.training["gradient_norm"])
+        METRICS.learning_rate.set(self.learner.descent.rate_now())
 
     def status(self) -> dict[str, Any]:
         """What tables, pages and summaries show; see `tidecast.status.v1`."""

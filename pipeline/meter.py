@@ -8,11 +8,11 @@ Letters: N samples in a step, H lead times, B central bands.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from pipeline.metrics import LEADS, Metrics, lead_bucket
+from pipeline.metrics import LEADS, SIGNALS, Metrics, lead_bucket
 
 
 class Scored(Protocol):
@@ -43,6 +43,7 @@ class Meter:
         self._scored = np.zeros(leads, np.int64)
         self._covered = np.zeros((leads, bands), np.int64)
         self._anomalies = 0
+        self._drifts = dict.fromkeys(SIGNALS, 0)
 
     def step(self, step: Scored) -> None:
         """Count what a step served, scored and covered."""
@@ -51,6 +52,11 @@ class Meter:
         self._covered += step.covered.sum(0)  # covered only where scored
         if self._bands:
             self._anomalies += int((step.scored[:, 0] & ~step.covered[:, 0, -1]).sum())
+
+    def decide(self, kind: str, numbers: Mapping[str, Any]) -> None:
+        """Count a decision of the learner."""
+        if kind == "drift":
+            self._drifts[numbers["signal"]] += 1
 
     def tell(self, metrics: Metrics) -> None:
         """Add it all to the counters."""
@@ -64,6 +70,8 @@ class Meter:
                 metrics.interval_evaluated.labels(band=f"{band:g}", lead=lead).inc(scored)
                 metrics.interval_covered.labels(band=f"{band:g}", lead=lead).inc(covered)
         metrics.anomalies.inc(self._anomalies)
+        for signal, count in self._drifts.items():
+            metrics.drift_events.labels(signal=signal).inc(count)
         self._clear()
 
     def ledger(self, metrics: Metrics, now: Mapping[str, int], refused: int) -> None:

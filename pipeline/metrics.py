@@ -14,6 +14,7 @@ from pipeline.records import Expert, Reason
 LEADS = ("1", "2-6", "7-24", "25+")
 BANDS = ("0.5", "0.8", "0.9")
 WIDTH = math.log(1.01)  # of a class of latencies
+SIGNALS = ("loss", "level", "variance", "coverage")  # of drift
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60)
 
 
@@ -70,6 +71,8 @@ class Metrics:
         self.train_step_seconds = histogram("train_step_seconds", "What a learning instant kept the engine from other work.")
         self.train_loss = gauge("train_loss", "Loss of the newest learning instant.")
         self.gradient_norm = gauge("gradient_norm", "Gradient norm of the newest learning instant, before clipping.")
+        self.learning_rate = gauge("learning_rate", "Rate of the next step of descent.")
+        self.drift_events = counter("drift_events_total", "Changes found in the stream; see the decisions topic.", "signal")
         self.mixture_weight = gauge("mixture_weight", "Weight of an expert in the mixture, networks together.", "expert", "lead")
         # quality
         self.scores = counter("scores_total", "Forecasts that met their actual value.", "lead")
@@ -89,6 +92,7 @@ class Metrics:
         for metric, name, values in (
             (self.observations_rejected, "reason", get_args(Reason)),
             (self.forecasts_served, "expert", get_args(Expert)),
+            (self.drift_events, "signal", SIGNALS),
             (self.scores, "lead", LEADS),
             (self.skill_ratio, "lead", LEADS),
             (self.commits, "outcome", ("committed", "aborted", "indefinite")),

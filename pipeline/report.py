@@ -242,9 +242,10 @@ def weights(result: Result, on: Grid) -> dict[str, Any] | None:
 
 
 def decision(result: Result, on: Grid, told: Told) -> dict[str, Any]:
-    kind, cause, found = told.decision
+    made = told.decision
+    found = ({"leads": list(range(made.leads[0], made.leads[1] + 1))} if made.leads else {}) | made.numbers
     said = ", ".join(f"{name} {spans(value) if isinstance(value, list) else value}" for name, value in found.items())
-    return {"at": moments(result, on, [told.row])[0], "kind": kind, "cause": cause, "numbers": said}
+    return {"at": moments(result, on, [told.row])[0], "kind": made.kind, "cause": made.cause, "numbers": said}
 
 
 def spans(numbers: Sequence[int]) -> str:

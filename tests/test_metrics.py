@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from pipeline.metrics import LEADS, Metrics, PortTaken, lead_bucket, serve
+from pipeline.metrics import LEADS, SIGNALS, Metrics, PortTaken, lead_bucket, serve
 from pipeline.records import Expert, Reason
 
 CLOSED = {  # label: every value that it may take; the others are partitions, topics, bands: as many as the settings say
     "reason": set(get_args(Reason)),
     "expert": set(get_args(Expert)),
     "lead": set(LEADS),
+    "signal": set(SIGNALS),
     "outcome": {"committed", "aborted", "indefinite"},
 }
 OPEN = {"topic", "partition", "band", "le"}
@@ -54,6 +55,7 @@ def test_labels_are_a_short_known_list():
         ("tidecast_forecasts_served_total", "expert"),
         ("tidecast_scores_total", "lead"),
         ("tidecast_commits_total", "outcome"),
+        ("tidecast_drift_events_total", "signal"),
     ],
 )
 def test_a_rate_has_its_zero_before_anything_has_happened(name, label):

@@ -95,3 +95,27 @@ def test_what_a_baseline_served_does_not_move_the_networks_own_widths():
     assert not pool.log_width.any()
     assert (stretch > 1).all()
     assert (covering(pool, np.full((1, 2, 1), -1, np.int8), 10, stretch) == stretch).all()
+
+
+def looped(steps, jump, factor, series=20, horizon=24):
+    """(steps, H) share of 90 % bands that held normal errors, `factor` times as large from the jump on, learnt from when they are due."""
+    rng, pool, stretch = np.random.default_rng(0), Pool.new(horizon, (0.05, 0.5, 0.95)), np.ones((series, 2, horizon))
+    width, held = np.zeros((steps, series, 2, horizon)), np.full((steps, horizon), np.nan)
+    lead = np.arange(horizon)
+    for k in range(steps):
+        width[k] = 1.645 * np.exp(pool.log_width[[0, 2]]) * stretch
+        issued = k - 3 - lead
+        edges = width[np.maximum(issued, 0), :, :, lead].transpose(1, 2, 0) * np.array([-1, 1])[:, None]
+        actual = rng.normal(0, 1 if k < jump else factor, (series, 1, 1))
+        under = np.where(issued >= 0, 2 + (actual <= edges), -1)
+        held[k] = (under[:, 1] & ~under[:, 0] & 1).mean(0)
+        stretch = pool._cover(under, stretch)
+    return held
+
+
+def test_after_a_jump_bands_hold_again_soon_at_lead_1_and_do_not_overshoot_at_lead_24():
+    held = looped(1000, 400, 3)
+    assert ((held[200:400].mean(0) > 0.88) & (held[200:400].mean(0) < 0.92)).all()
+    assert 0.88 < held[420:620, 0].mean() < 0.92
+    assert 0.8 < held[450:650, -1].mean() < 0.92
+    assert (np.abs(held[800:].mean(0) - 0.9) < 0.03).all()

@@ -69,8 +69,8 @@ class Tally:
         return 1 - self.error[series] / self.base[series]
 
 
-def run(x, config, *, disorder=1, first=0, every=0, name=""):
-    """All columns of x (steps, series) advance together; returns the learner and the tally."""
+def run(x, config, *, disorder=1, first=0, every=0, name="", heard=None):
+    """All columns of x (steps, series) advance together; returns the learner and the tally. `heard` (step, what came of it) is told all."""
     learner = Learner(config)
     steps, series = x.shape
     keys = np.random.default_rng(5).integers(0, 1 << 62, series).astype(np.uint64)
@@ -98,6 +98,8 @@ def run(x, config, *, disorder=1, first=0, every=0, name=""):
         spent["close"] += middle - begun
         spent["arrive"] += time.process_time() - middle
         tally.add(step, x[k])
+        if heard is not None:
+            heard(k, step)
         if every and (k + 1) % every == 0:
             report(f"{name} {k + 1}", tally, learner, spent, k + 1)
     return learner, tally, spent
