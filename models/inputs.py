@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models import covariates
+
 LAGS = 12  # how far one step looks back, and how far the carry it continues lies behind
 CLIP = 20.0  # inputs and targets beyond this many naive errors are as good as there: a target of 1e300 must not move the weights
 DAY_US = 86_400_000_000
@@ -33,6 +35,7 @@ class Shape(NamedTuple):
     phases: np.ndarray  # (L, C) calendar features by cell % L
     units: np.ndarray  # indices of leads, see UNITS
     ahead: np.ndarray  # indices of leads, see AHEAD
+    known: covariates.Plan = covariates.NONE
 
     @property
     def reach(self) -> int:
@@ -47,10 +50,10 @@ class Shape(NamedTuple):
     @property
     def features(self) -> int:
         seasonal = 0 if self.season is None else 2 + 2 * len(self.ahead) + 2 * len(self.units)
-        return -(-(self.own + seasonal + int(self.phases.shape[1])) // WIDTH) * WIDTH
+        return -(-(self.own + seasonal + int(self.phases.shape[1]) + self.known.features) // WIDTH) * WIDTH
 
 
-def shape(horizon: int, season: int | None, step_us: int) -> Shape:
+def shape(horizon: int, season: int | None, step_us: int, known: covariates.Plan = covariates.NONE) -> Shape:
     """What the settings make of it.
 
     >>> shape(6, 4, 1).back.tolist(), shape(6, 4, 1).whole.tolist()
@@ -60,7 +63,7 @@ def shape(horizon: int, season: int | None, step_us: int) -> Shape:
     whole = np.zeros(horizon, np.int64) if season is None else -(-leads // season) * season
     units = np.array([k - 1 for k in UNITS if k <= horizon])
     ahead = np.array([k - 1 for k in AHEAD if k <= horizon])
-    return Shape(horizon, season, step_us, leads, whole - leads, whole, calendar(season, step_us), units, ahead)
+    return Shape(horizon, season, step_us, leads, whole - leads, whole, calendar(season, step_us), units, ahead, known)
 
 
 def calendar(season: int | None, step_us: int) -> np.ndarray:
@@ -113,8 +116,13 @@ def gaps(lags: np.ndarray) -> np.ndarray:
     return np.where(seen.any(1), seen.argmax(1) + 1, LAGS + 1)
 
 
-def features(v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, carry_gap: np.ndarray, form: Shape) -> np.ndarray:
-    """(N, F) float32, finite, within +-CLIP; naive (N, 3, H) float32 errors of the naive paths in units of `scale` (N,)."""
+def features(
+    v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, carry_gap: np.ndarray, form: Shape, outlook: np.ndarray
+) -> np.ndarray:
+    """(N, F) float32, finite, within +-CLIP; naive (N, 3, H) float32 errors of the naive paths in units of `scale` (N,).
+
+    `outlook` (N, W): see models.covariates.
+    """
     kind, last, drift = (np.ascontiguousarray(naive[:, k][:, form.units]) for k in range(3))
     unit = scale * kind[:, min(2, kind.shape[1] - 1)]
     seen = ~np.isnan(v.lags)
@@ -138,7 +146,7 @@ def features(v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, ca
             np.log(last / kind),
             np.log(drift / kind),
         ]
-    parts.append(form.phases[cell % len(form.phases)])
+    parts += [form.phases[cell % len(form.phases)], *covariates.features(form.known, outlook)]
     columns = [np.asarray(p, np.float32) for p in parts]
     columns.append(np.zeros((len(cell), form.features - sum(c.shape[1] for c in columns)), np.float32))
     return np.concatenate(columns, 1)

@@ -15,6 +15,8 @@ def config_of(settings: Settings) -> Config:
         model=settings.forecast.model,
         members=settings.learn.members,
         columns=len(settings.input.values),
+        covariates=settings.input.covariates,
+        ahead=settings.input.ahead,
         min_scores=settings.forecast.min_scores,
         rows=settings.learn.rows,
         seed=settings.learn.seed,

@@ -55,6 +55,7 @@ from pipeline.records import SECOND
 
 KINDS = ("forecasts", "scores", "late", "rejected", "models", "decisions", "status", "commits")  # our topics: <prefix>.<kind>.v1
 SECRETS = ("kafka.sasl_password", "kafka.tls_key_password")  # never in a file of settings, on a command line, or shown
+MOST_COVARIATES = 32  # each takes 5 KB a series, one known ahead twice that and more
 HOUR = 3_600 * SECOND
 SEASONS = {HOUR // 4: (96,), HOUR // 2: (48,), HOUR: (24,), 24 * HOUR: (7,)}  # steps of a season by step; other steps: none
 
@@ -88,6 +89,8 @@ class Input(Section):
     at_format: TimeFormat = about("rfc3339, an epoch in s, ms, us or ns, or a format of strptime (UTC where it has no zone)", "rfc3339")
     value: str = about("path of the value", "value", min_length=1)
     values: Names = about("columns of a wide record, each a series `<series>/<column>`", ())
+    covariates: Names = about("names of covariates, in `covariates` of a record, else its own fields; others are ignored", ())
+    ahead: Names = about("those of them that `ahead` of a record tells of later cells", ())
     include: Names = about("globs of the series ids to read; none: all", ())
     exclude: Names = about("globs of the series ids to leave out", ())
     format: Format = about("json", "json")
@@ -410,6 +413,7 @@ def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fau
         yield Fault(("input.value", "input.values"), "input.value and input.values: allowed: one of the two")
     if len(set(settings.input.values)) < len(settings.input.values):
         yield Fault(("input.values",), f"input.values = {plain(', '.join(settings.input.values))}: allowed: each column once")
+    yield from contradictions_of_covariates(settings.input)
     if settings.input.at == "record" and "input.at_format" in given:
         yield Fault(("input.at", "input.at_format"), "input.at_format: Kafka's own timestamp has none; allowed: to leave it out")
     ours = {f"{settings.output.prefix}.{kind}.v1" for kind in KINDS}
@@ -420,6 +424,23 @@ def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fau
     if settings.metrics.address == settings.page.address and not settings.page.address.endswith(":0"):
         yield Fault(("metrics.address", "page.address"), f"metrics.address and page.address are both {settings.page.address}")
     yield from contradictions_of_kafka(settings.kafka, given)
+
+
+def contradictions_of_covariates(asked: Input) -> Iterator[Fault]:
+    for name, given in (("input.covariates", asked.covariates), ("input.ahead", asked.ahead)):
+        shown = plain(", ".join(given))
+        if len(set(given)) < len(given):
+            yield Fault((name,), f"{name} = {shown}: allowed: each name once")
+        if not all(given):
+            yield Fault((name,), f"{name} = {shown}: allowed: names that are not empty")
+    if len(asked.covariates) > MOST_COVARIATES:
+        yield Fault(("input.covariates",), f"input.covariates are {len(asked.covariates)}; allowed: at most {MOST_COVARIATES}")
+    if strange := [name for name in asked.ahead if name not in asked.covariates]:
+        yield Fault(("input.ahead", "input.covariates"), f"input.ahead = {plain(', '.join(strange))}: allowed: names of input.covariates")
+    if "at" in asked.ahead:
+        yield Fault(("input.ahead",), "input.ahead = at: allowed: other names; `at` is the time in `ahead` of a record")
+    if taken := sorted({*asked.covariates} & {*asked.values, asked.value}):
+        yield Fault(("input.covariates", "input.values"), f"input.covariates = {plain(', '.join(taken))}: allowed: others than the values")
 
 
 def contradictions_of_kafka(kafka: Kafka, given: Mapping[str, Any]) -> Iterator[Fault]:
