@@ -501,7 +501,8 @@ class Learner:
             errors = errors_of(actual[:, None], np.stack([net, seasonal, level], 1)) / now.size[rows, None, None]
         worst = scale.ROBUST * now.naive[rows, 0]
         errors[:, 0] = np.where(np.isnan(errors[:, 0]), worst, errors[:, 0])
-        errors[:, 1] = np.where(np.isnan(errors[:, 1]), errors[:, 2], errors[:, 1])  # without a season to go by, it says the last value
+        if self.form.season is None:
+            errors[:, 1] = errors[:, 2]  # a naive forecast that never speaks must not count as one that is never wrong
         errors = np.where(due[:, None], np.minimum(errors, worst[:, None]), np.nan)
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
