@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from models import covariates
 from models.inputs import LAGS
 
 NEVER = -(1 << 60)  # the cell of what has not been
@@ -75,6 +76,8 @@ def memory(
     hidden: int,
     ring: int,
     closed: int,
+    known: covariates.Plan = covariates.NONE,
+    outlooks: int = 0,
 ) -> Memory:
     """All that is kept of a series, but for what is kept per generation (see `models.scale`)."""
     pairs = horizon * (horizon + 1) // 2
@@ -120,6 +123,7 @@ def memory(
             "scores": (np.int32, (horizon,), 0),
             "held": (np.int64, (bands,), 0),  # how often the central bands held what they were to hold, all leads together
             "by": (np.int32, (2, horizon), 0),  # how often the network, and the seasonal naive, served what was scored
+            **covariates.columns(known, outlooks),
         }
     )
 

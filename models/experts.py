@@ -12,7 +12,8 @@ import numpy as np
 
 from models.carry import MANY, Memory
 from models.cells import CELLS
-from models.inputs import CLIP, Shape
+from models.driven import Driven
+from models.inputs import CLIP, Shape, View
 from models.linear import Linear, Related, affordable
 from models.mixture import OWN_RATE, Mixture, Weights
 
@@ -30,10 +31,12 @@ class Experts:
         self.form, self.members, self.model = form, members, model
         self.columns = columns if columns > 1 and affordable(form, columns) else 0
         self.linear = [Linear(form), *([Linear(form, columns=self.columns)] if self.columns else [])]
+        self.driven = Driven(form) if form.known.number else None
         nets = [cell] if members == 1 else [f"{cell} {k + 1}" for k in range(members)]
         seasonal = [] if form.season is None else ["seasonal_naive"]
-        self.names = (*nets, *("linear", "linear related")[: len(self.linear)], *seasonal, "last_value")
-        self.kept = members + len(self.linear)  # whose forecasts must be remembered: the naive ones are in the ring
+        lines = ["linear", "linear related"][: len(self.linear)] + (["linear covariates"] if self.driven else [])
+        self.names = (*nets, *lines, *seasonal, "last_value")
+        self.kept = members + len(lines)  # whose forecasts must be remembered: the naive ones are in the ring
         self.mixture = self._mixture()
         self.prior = self.mixture.prior.astype(np.float32)
         self.lean = self.mixture.groups, self.mixture.voices
@@ -60,7 +63,7 @@ class Experts:
     @property
     def solved(self) -> tuple[np.ndarray, ...]:
         """The linear experts' coefficients as they stand, for good."""
-        return tuple(one.solved for one in self.linear)
+        return tuple(one.solved for one in self.linear) + (() if self.driven is None else (self.driven.solved,))
 
     def lines(
         self,
@@ -72,12 +75,16 @@ class Experts:
         *,
         solved: tuple[np.ndarray, ...],
         sizes: Sizes,
+        v: View,
+        outlook: np.ndarray,
     ) -> list[np.ndarray]:
         """(N, H) what each linear expert says, less the level, in units of the scale."""
         out = []
-        for linear, coefficients in zip(self.linear, solved, strict=True):
+        for linear, coefficients in zip(self.linear, solved, strict=self.driven is None):
             related = self._related(linear, m, slot, m["newest"], sizes)
             out.append(linear.say(linear.see(m["ring"], slot, cell, level, size, related), m["column"][slot], coefficients))
+        if self.driven is not None:
+            out.append(self.driven.say(self.driven.arriving(v, size, outlook), solved[-1]))
         return out
 
     def _related(self, linear: Linear, m: Memory, slot: np.ndarray, newest: np.ndarray, sizes: Sizes) -> Related | None:
@@ -133,6 +140,9 @@ class Experts:
                 with np.errstate(over="ignore"):
                     change = (target - level[:, None]) / size[fine, None]
                 linear.learn(group, x, m["column"][mine], change)
+        if self.driven is not None:
+            self.driven.fade()
+            self.driven.take(m, slot, cell, size)
 
     def mix(self, m: Memory, slot: np.ndarray, said: np.ndarray, met: np.ndarray) -> np.ndarray:
         """Learn who is how good from what was said (N, K, H) and came (N, H; NaN: no score); returns what the series lean to (N, G, V)."""
@@ -150,6 +160,8 @@ class Experts:
         self.mixture.weigh()
         for linear in self.linear:
             linear.solve()
+        if self.driven is not None:
+            self.driven.solve()
 
     def forget(self) -> None:
         """Who is how good is open again; what the linear experts have learnt stays."""
@@ -164,10 +176,13 @@ class Experts:
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """Groups of arrays by name."""
-        return {"mixture": self.mixture.state()} | {f"linear {k}": linear.state() for k, linear in enumerate(self.linear)}
+        groups = {"mixture": self.mixture.state()} | {f"linear {k}": linear.state() for k, linear in enumerate(self.linear)}
+        return groups if self.driven is None else groups | {"linear covariates": self.driven.state()}
 
     def load(self, groups: Mapping[str, dict[str, np.ndarray]]) -> None:
         """The inverse of `state`; raises KeyError or ValueError where it does not fit."""
         self.mixture.load(groups["mixture"])
         for k, linear in enumerate(self.linear):
             linear.load(groups[f"linear {k}"])
+        if self.driven is not None:
+            self.driven.load(groups["linear covariates"])

@@ -5,14 +5,14 @@ Polars and pandas frames alike: all that is asked of one is that its columns can
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from models.grid import Grid, Matrix, grid, matrix
+from models.grid import Grid, Matrix, beside, grid, matrix
 from models.learner import Config, Step
 from models.prequential import Prequential, Result, Split
 
@@ -43,16 +43,22 @@ def backtest(
     seed: int = 0,
     disorder: int = 1,
     keep: int | None = None,
+    covariates: Sequence[str] = (),
+    ahead: Sequence[str] = (),
     clock: Callable[[], float] | None = None,
 ) -> Backtest:
     """The learner over a frame, row by row, as a stream would have met it; ValueError says all that is wrong.
 
     `step` like 1h, 1d, 1b (business days), 1mo; all counts in steps. `keep`: forecasts are kept of every so many origins (the horizon
-    unless said: then every time is forecast once). `clock`: for `totals.seconds`.
+    unless said: then every time is forecast once). `covariates`: further columns that are known at their own time; `ahead`: columns of
+    which each forecast knows the values at all its leads. `clock`: for `totals.seconds`.
     """
     on = grid(step)
-    found, zone = arranged(frame, on)
-    config = Config(horizon=horizon, season=season, step_us=on.step_us, model=model, seed=seed)
+    names = (*dict.fromkeys([*covariates, *ahead]),)
+    found, zone = arranged(frame, on, names)
+    config = Config(
+        horizon=horizon, season=season, step_us=on.step_us, model=model, seed=seed, covariates=names, ahead=(*dict.fromkeys(ahead),)
+    )
     loop = Prequential(found, config, split=Split(warmup, validation, test), scale=scale, disorder=disorder, clock=clock)
     kept: list[pl.DataFrame] = []
     origins = loop.tally.origins
@@ -77,14 +83,20 @@ def forecast(
     validation: int = 0,
     model: str = Config.model,
     seed: int = 0,
+    covariates: Sequence[str] = (),
+    ahead: Sequence[str] = (),
 ) -> pl.DataFrame:
     """What comes after a frame: its history is learnt as a stream would have, and every series is forecast from its last value.
 
-    unique_id, ds, lead, y_hat, lo-90, hi-90; `ds` from one step after the series' own end.
+    unique_id, ds, lead, y_hat, lo-90, hi-90; `ds` from one step after the series' own end. Of columns that are known `ahead`, rows
+    behind the end tell, whose y is missing.
     """
     on = grid(step)
-    found, zone = arranged(frame, on)
-    config = Config(horizon=horizon, season=season, step_us=on.step_us, model=model, seed=seed)
+    names = (*dict.fromkeys([*covariates, *ahead]),)
+    found, zone = arranged(frame, on, names)
+    config = Config(
+        horizon=horizon, season=season, step_us=on.step_us, model=model, seed=seed, covariates=names, ahead=(*dict.fromkeys(ahead),)
+    )
     # forecasts that go beyond the end cannot be scored; a history that is shorter than the horizon is forecast all the same
     short = max(0, warmup + validation + horizon + 1 - len(found.values))
     padded = found._replace(values=np.concatenate([found.values, np.full((short, found.values.shape[1]), np.nan)]))
@@ -111,13 +123,14 @@ def chosen(step: Step, rows: np.ndarray) -> Step:
 # In
 
 
-def arranged(frame: Any, on: Grid) -> tuple[Matrix, str | None]:
+def arranged(frame: Any, on: Grid, covariates: Sequence[str] = ()) -> tuple[Matrix, str | None]:
     """A frame as a matrix, and the time zone of its times. ValueError says all that is wrong."""
     table = frame.collect() if isinstance(frame, pl.LazyFrame) else frame
-    missing = [name for name in COLUMNS if name not in table.columns]
+    wanted = (*COLUMNS, *covariates)
+    missing = [name for name in wanted if name not in table.columns]
     if missing:
-        raise ValueError(f"no column {', '.join(missing)}; wanted are {', '.join(COLUMNS)}, there are {', '.join(map(str, table.columns))}")
-    ids, ds, y = (series(table[name]) for name in COLUMNS)
+        raise ValueError(f"no column {', '.join(missing)}; wanted are {', '.join(wanted)}, there are {', '.join(map(str, table.columns))}")
+    ids, ds = (series(table[name]) for name in COLUMNS[:2])
     faults = []
     if ids.null_count():
         faults.append(f"{ids.null_count():,} rows without unique_id")
@@ -127,11 +140,9 @@ def arranged(frame: Any, on: Grid) -> tuple[Matrix, str | None]:
         faults.append(f"ds holds {ds.dtype}; allowed: dates, times, and texts like 2026-01-31 08:00:00")
     elif ds.null_count():
         faults.append(f"{ds.null_count():,} rows without a readable ds")
-    numbers = y.cast(pl.Float64, strict=False)
-    values = numbers.to_numpy().astype(np.float64)
-    wrong = numbers.null_count() - y.null_count() + int(np.isinf(values).sum())
-    if wrong:
-        faults.append(f"{wrong:,} rows whose y is no finite number (a missing value is null or NaN)")
+    values, *known = (numbers(name, series(table[name]), faults) for name in ("y", *covariates))
+    if taken := [name for name in covariates if name in COLUMNS]:
+        faults.append(f"{', '.join(taken)}: no covariate; allowed: other columns")
     if not len(ids):
         faults.append("no rows")
     if faults:
@@ -140,8 +151,19 @@ def arranged(frame: Any, on: Grid) -> tuple[Matrix, str | None]:
     texts = ids.cast(pl.String)
     names = sorted(set(texts.to_list()))
     codes = texts.replace_strict(names, range(len(names)), return_dtype=pl.Int64).to_numpy()
-    found, _ = matrix(on.cells(ds.cast(pl.Datetime("us")).cast(pl.Int64).to_numpy()), codes, values, names)
-    return found, zone
+    cells = on.cells(ds.cast(pl.Datetime("us")).cast(pl.Int64).to_numpy())
+    found, _ = matrix(cells, codes, values, names)
+    return beside(found, cells, codes, known), zone
+
+
+def numbers(name: str, column: pl.Series, faults: list[str]) -> np.ndarray:
+    """A column as float64, NaN where there is nothing."""
+    read = column.cast(pl.Float64, strict=False)
+    values = read.to_numpy().astype(np.float64)
+    wrong = read.null_count() - column.null_count() + int(np.isinf(values).sum())
+    if wrong:
+        faults.append(f"{wrong:,} rows whose {name} is no finite number (a missing value is null or NaN)")
+    return np.asarray(values)
 
 
 def dated(texts: pl.Series) -> pl.Series:

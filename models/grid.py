@@ -3,7 +3,7 @@
 A *cell* is a step's number: of fixed steps since 1970-01-01 (UTC), of business days or of calendar months since then. Consecutive
 steps are consecutive cells, so that a weekend is no gap and a February no shorter than a March.
 
-Letters: M rows of a long table, T cells from the first to the last, N series. Times are integers in microseconds since the epoch.
+Letters: M rows of a long table, T cells from the first to the last, N series, K covariates. Times are in microseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Matrix(NamedTuple):
     values: np.ndarray  # (T, N) float64, NaN: not observed
     names: tuple[str, ...]  # (N,)
     columns: int = 0  # of wide records, whose series stand side by side, record by record; 0: each series by itself
+    known: np.ndarray = np.zeros((0, 0, 0))  # (T, N, K) covariates; NaN: nothing is known
 
 
 class Repeat(NamedTuple):
@@ -109,3 +110,19 @@ def matrix(cells: np.ndarray, columns: np.ndarray, values: np.ndarray, names: Se
     overruled[len(cells) - 1 - last_of] = False
     rows = np.flatnonzero(overruled)
     return Matrix(first, out, tuple(names)), Repeat(len(rows), tuple(rows[:5].tolist()))
+
+
+def beside(found: Matrix, cells: np.ndarray, columns: np.ndarray, known: Sequence[np.ndarray]) -> Matrix:
+    """The matrix with covariates (M,) each, from the rows of its own long table; of two for one cell the last counts that is known.
+
+    >>> m, _ = matrix(np.array([5, 6, 6]), np.array([0, 0, 0]), np.array([1.0, 2.0, 3.0]), ["a"])
+    >>> beside(m, np.array([5, 6, 6]), np.array([0, 0, 0]), [np.array([7.0, 8.0, np.nan])]).known.ravel().tolist()
+    [7.0, 8.0]
+    """
+    if not known:
+        return found
+    out = np.full((*found.values.shape, len(known)), np.nan)
+    for k, values in enumerate(known):
+        there = ~np.isnan(values)
+        out[cells[there] - found.first, columns[there], k] = values[there]
+    return found._replace(known=out)

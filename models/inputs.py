@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models import covariates
 from models.gaps import Gaps, begun, filled
 
 LAGS = 12  # how far one step looks back, and how far the carry it continues lies behind
@@ -38,6 +39,7 @@ class Shape(NamedTuple):
     units: np.ndarray  # indices of leads, see UNITS
     ahead: np.ndarray  # indices of leads, see AHEAD
     gaps: Gaps
+    known: covariates.Plan = covariates.NONE
 
     @property
     def reach(self) -> int:
@@ -69,10 +71,10 @@ class Shape(NamedTuple):
 
     @property
     def features(self) -> int:
-        return -(-self._told // WIDTH) * WIDTH
+        return -(-(self._told + self.known.features) // WIDTH) * WIDTH
 
 
-def shape(horizon: int, season: int | None, step_us: int, policy: Gaps = MASK) -> Shape:
+def shape(horizon: int, season: int | None, step_us: int, policy: Gaps = MASK, known: covariates.Plan = covariates.NONE) -> Shape:
     """What the settings make of it.
 
     >>> shape(6, 4, 1).back.tolist(), shape(6, 4, 1).whole.tolist()
@@ -82,7 +84,7 @@ def shape(horizon: int, season: int | None, step_us: int, policy: Gaps = MASK) -
     whole = np.zeros(horizon, np.int64) if season is None else -(-leads // season) * season
     units = np.array([k - 1 for k in UNITS if k <= horizon])
     ahead = np.array([k - 1 for k in AHEAD if k <= horizon])
-    return Shape(horizon, season, step_us, leads, whole - leads, whole, calendar(season, step_us), units, ahead, policy)
+    return Shape(horizon, season, step_us, leads, whole - leads, whole, calendar(season, step_us), units, ahead, policy, known)
 
 
 def calendar(season: int | None, step_us: int) -> np.ndarray:
@@ -150,8 +152,13 @@ def gaps(lags: np.ndarray) -> np.ndarray:
     return np.where(seen.any(1), seen.argmax(1) + 1, LAGS + 1)
 
 
-def features(v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, carry_gap: np.ndarray, form: Shape) -> np.ndarray:
-    """(N, F) float32, finite, within +-CLIP; naive (N, 3, H) float32 errors of the naive paths in units of `scale` (N,)."""
+def features(
+    v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, carry_gap: np.ndarray, form: Shape, outlook: np.ndarray
+) -> np.ndarray:
+    """(N, F) float32, finite, within +-CLIP; naive (N, 3, H) float32 errors of the naive paths in units of `scale` (N,).
+
+    `outlook` (N, W): see models.covariates.
+    """
     kind, last, drift = (np.ascontiguousarray(naive[:, k][:, form.units]) for k in range(3))
     unit = scale * kind[:, min(2, kind.shape[1] - 1)]
     seen = ~np.isnan(v.lags)
@@ -175,7 +182,7 @@ def features(v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, ca
             np.log(last / kind),
             np.log(drift / kind),
         ]
-    parts.append(form.phases[cell % len(form.phases)])
+    parts += [form.phases[cell % len(form.phases)], *covariates.features(form.known, outlook)]
     columns = [np.asarray(p, np.float32) for p in parts]
     columns.append(np.zeros((len(cell), form.features - sum(c.shape[1] for c in columns)), np.float32))
     return np.concatenate(columns, 1)

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 import xxhash
 
-from models import baselines, inputs, lesson, scale, score, snapshot
+from models import baselines, covariates, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
 from models.carry import NEVER, Memory, amend, memory, put
 from models.cells import CELLS
+from models.covariates import Tells
 from models.descent import CLIP_NORM, RATES, Descent, Outcome
 from models.drift import Drift
 from models.experts import MIXTURES, Experts
@@ -33,7 +34,7 @@ from models.network import Ensemble, Flat
 from models.replay import Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
 
-__all__ = ["REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learner", "Step"]
+__all__ = ["REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learner", "Step", "Tells"]
 
 START = -(1 << 60)  # the generation before anything has been learnt
 ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it teaches
@@ -56,6 +57,8 @@ class Config:
     members: int = 3  # networks in a mixture
     gaps: str = "mask"  # see models.gaps
     columns: int = 0  # of a wide record, whose series may learn from each other; 0: none
+    covariates: tuple[str, ...] = ()  # names, in the order of `Tells.values`
+    ahead: tuple[str, ...] = ()  # those of them that are known ahead of their time
     hidden: int = 64
     truncation: int = 4  # dilated steps that gradients run back
     optimiser: str = "adamw"
@@ -127,6 +130,7 @@ class Now(NamedTuple):
     rows: np.ndarray  # (N,) what is learnt of them, see models.scale
     size: np.ndarray  # (N,) usable scales
     naive: np.ndarray  # (N, 3, H) naive errors in units of it
+    outlook: np.ndarray  # (N, W) what is known of covariates
 
 
 class Step(NamedTuple):
@@ -184,7 +188,8 @@ class Learner:
         self.members = config.members if self.taught and config.model in MIXTURES else 1
         cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
-        self.form = inputs.shape(config.horizon, config.season, config.step_us, gaps(config.gaps))
+        known = covariates.planned(config.covariates, config.ahead, config.horizon)
+        self.form = inputs.shape(config.horizon, config.season, config.step_us, gaps(config.gaps), known)
         self.tails = np.array([k for k, level in enumerate(config.levels) if level != MIDDLE])
         self.edges = score.bands([config.levels[k] for k in self.tails])
         self.bands = self.edges.nominal
@@ -200,7 +205,8 @@ class Learner:
         self.pool = Pool.new(config.horizon, config.levels)
         self.memory = self._memory()
         self.learnt = self._blank(0)  # (C,) as of the newest generation
-        self.pending = score.Pending(config.horizon, len(self.tails), len(self.parts))
+        self.pending = score.Pending(score.scored(config.horizon, len(self.tails), len(self.parts)))
+        self.outlooks = score.Pending(covariates.kinds(known))
         sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
         self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
         self.drift = self._drift()
@@ -222,6 +228,7 @@ class Learner:
             "levels": c.levels,
             "seed": c.seed,
             "cell": c.model if c.model in CELLS else "lstm",
+            "known": self.form.known.paths,
         }
         rate = c.rate or RATES[c.optimiser]
         least = c.least_rate or rate * LEAST_RATE
@@ -243,14 +250,14 @@ class Learner:
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
         farthest = max(c.horizon, *ORIGINS) + LAGS * c.truncation
-        sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE}
+        sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE, "outlooks": farthest + LAGS + SPARE}
         kept = {
             "tails": len(self.tails),
             "bands": len(self.bands),
             "members": self.members,
             "parts": self.others.kept,
         }
-        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, columns=self.columns, **kept, **sizes)
+        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, columns=self.columns, known=self.form.known, **kept, **sizes)
 
     # Who is there
 
@@ -276,6 +283,7 @@ class Learner:
         for generation in self.generations.values():
             generation.change.forget(slots)
         self.pending.forget(slots)
+        self.outlooks.forget(slots)
 
     def _relate(self, record: int) -> None:
         """Tell the columns of a record of each other."""
@@ -286,6 +294,10 @@ class Learner:
         m["related"][slots] = of
 
     # Arrivals
+
+    def tell(self, tells: Tells) -> None:
+        """What records say of covariates, before the samples that came with them or after them; by cells no later than those."""
+        covariates.tell(self.memory, self.form.known, tells)
 
     def arrive(self, cells: Cells, *, generation: int, woken: np.ndarray) -> Step:
         """Score what was forecast for these cells, advance their series, and forecast, all under one generation.
@@ -312,14 +324,34 @@ class Learner:
         observed = ~np.isnan(cells.value)
         m["level"][slot] = level = np.where(observed, cells.value, m["level"][slot])
         m["seen"][slot] += observed
+        outlook = self._look(cells, observed)
         begun = np.flatnonzero(~np.isnan(level))  # a series whose first cells were not observed has nothing to forecast from
         if begun.size:
             slot, level = slot[begun], level[begun]
             rows, size, naive = self._learnt_by(then, slot, level)
             cell, value, woke = cells.cell[begun], cells.value[begun], woken[begun]
-            now = Now(slot, at[begun], cell, value, observed[begun], woke, level, rows, size, naive)
+            now = Now(slot, at[begun], cell, value, observed[begun], woke, level, rows, size, naive, outlook[begun])
             self._score(now, step)
             self._forecast(now, then, step)
+
+    def _look(self, cells: Cells, observed: np.ndarray) -> np.ndarray:
+        """(N, W) what is known of covariates at these cells; it waits to be learnt from, as it is now."""
+        known, m = self.form.known, self.memory
+        with np.errstate(over="ignore", invalid="ignore"):
+            change = cells.value - inputs.read(m["ring"], cells.slot, cells.cell[:, None] - 1)[:, 0]
+        outlook = covariates.look(m, known, cells.slot, cells.cell, change)
+        if known.number and observed.any():
+            self.outlooks.append(slot=cells.slot[observed], cell=cells.cell[observed], outlook=outlook[observed])
+        return outlook
+
+    def _keep_outlooks(self, cells: Cells) -> None:
+        """Of closed cells, what was known at their arrival."""
+        if not self.form.known.number:
+            return
+        found = self.outlooks.find(cells.slot, cells.cell)
+        had = found >= 0
+        covariates.keep(self.memory, cells.slot[had], cells.cell[had], self.outlooks.columns["outlook"][found[had]])
+        self.outlooks.drop(found[had])
 
     def _learnt_by(self, then: Generation, slot: np.ndarray, level: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows (N,), usable scales (N,) and naive errors (N, 3, H) of a generation."""
@@ -381,14 +413,16 @@ class Learner:
         v = inputs.view(m["ring"], slot, cell, level, self.form)
         phase = cell % LAGS
         carry, carried = self._goes_on_from(m, "ring", ("carry", "carried"), slot, cell)
-        x = inputs.features(v, cell, naive, size, self._gap(cell, carried), self.form)
+        x = inputs.features(v, cell, naive, size, self._gap(cell, carried), self.form, now.outlook)
         blend, paths, unit = inputs.bearings(v, naive, size)
+        paths = np.concatenate([paths, covariates.paths(self.form.known, now.outlook)], 1) if self.form.known.ahead else paths
         points, medians, quantiles, after = self._run(then, x, carry, blend, paths)
         m["carry"][slot[observed], phase[observed]] = after[observed]
         m["carried"][slot[observed], phase[observed]] = cell[observed]
 
         relative = unit / size[:, None]
-        lines = self.others.lines(m, slot, cell, level, size, solved=then.solved, sizes=partial(self._sizes_by, then))
+        sizes = partial(self._sizes_by, then)
+        lines = self.others.lines(m, slot, cell, level, size, solved=then.solved, sizes=sizes, v=v, outlook=now.outlook)
         parts = self.others.speak(points * relative[:, None], lines, v.last, size)
         mixed = self.others.mixed(then.mixed, rows["lean"])
         said = np.asarray((parts * mixed).sum(1), np.float32)
@@ -445,8 +479,10 @@ class Learner:
         """Advance carries of a memory over one observed cell each, and forecast nothing."""
         _, size, naive = self._learnt_by(then, slot, value)
         v = inputs.view(m[ring], slot, cell, value, self.form)
+        known = self.form.known  # of a cell that a newer one has overtaken, nothing: no forecast was made there
+        outlook = covariates.kept(m, known, slot, cell) if ring == "closed" else covariates.unknown(known, len(slot))
         carry, carried = self._goes_on_from(m, ring, names, slot, cell)
-        x = inputs.features(v, cell, naive, size, self._gap(cell, carried), self.form)
+        x = inputs.features(v, cell, naive, size, self._gap(cell, carried), self.form, outlook)
         m[names[0]][slot, cell % LAGS] = self._step(then, x, carry)
         m[names[1]][slot, cell % LAGS] = cell
 
@@ -490,6 +526,8 @@ class Learner:
             errors = errors_of(actual[:, None], np.stack([net, seasonal, level], 1)) / now.size[rows, None, None]
         worst = scale.ROBUST * now.naive[rows, 0]
         errors[:, 0] = np.where(np.isnan(errors[:, 0]), worst, errors[:, 0])
+        if self.form.season is None:
+            errors[:, 1] = errors[:, 2]  # a naive forecast that never speaks must not count as one that is never wrong
         errors = np.where(due[:, None], np.minimum(errors, worst[:, None]), np.nan)
         errors[:, 0] = np.where(net < actual, -errors[:, 0], errors[:, 0])
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
@@ -523,6 +561,7 @@ class Learner:
         mine = cells.slot < m.capacity
         mine[mine] = m["live"][cells.slot[mine]] & (m["key"][cells.slot[mine]] == cells.key[mine])  # gone meanwhile: nothing to learn from
         cells = Cells(*(c[mine] for c in cells))
+        self._keep_outlooks(cells)
         late = cells.cell <= m["closed_newest"][cells.slot]
         if late.any():
             amend(m["closed"], m["closed_newest"], cells.slot[late], cells.cell[late], cells.value[late])
@@ -709,6 +748,8 @@ class Learner:
             "learnt": {"rows": scale.to_bytes(self.learnt)},
         }
         groups |= self.others.state()
+        if self.form.known.number:
+            groups["outlooks"] = self.outlooks.state()
         groups |= {f"generation {at}": generation.state() for at, generation in self.generations.items()}
         arrays = {f"{group}/{name}": array for group, columns in groups.items() for name, array in columns.items()}
         rest = {
@@ -739,6 +780,8 @@ class Learner:
             self.pool.load(groups["pool"], rest["pool"])
             self.drift.load(groups["drift"])
             self.others.load(groups)
+            if self.form.known.number:
+                self.outlooks.load(groups["outlooks"])
             self.learnt = scale.from_bytes(groups["learnt"]["rows"], config.horizon, self.lean)
             self.generations = {
                 at: Generation.load(at, updates, relative, groups[f"generation {at}"], self.device, self.lean)

@@ -1,7 +1,7 @@
 """What an instant teaches: chains of closed cells with the labels that have come, ready for truncated backpropagation.
 
 Letters: B chains, T steps of the longest, N steps of all chains, O origins that have labels, F features, M members,
-D hidden units, H leads.
+D hidden units, H leads, P paths.
 A chain is every LAGS-th cell of a series, from its anchor to an origin; cells that were not observed are no steps of it.
 """
 
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models import heads
+from models import covariates, heads
 from models.batch import buckets, pad
 from models.carry import NEVER, Memory
 from models.inputs import CLIP, LAGS, Shape, bearings, features, goes_on, read, view
@@ -29,7 +29,7 @@ class Lesson(NamedTuple):
     row: np.ndarray  # (O,) chain that an origin is on
     place: np.ndarray  # (O,) its step
     blend: np.ndarray  # (O, H)
-    paths: np.ndarray  # (O, 3, H)
+    paths: np.ndarray  # (O, P, H)
     target: np.ndarray  # (O, H) in units, relative to the level; 0 where not known
     known: np.ndarray  # (O, H) bool
 
@@ -74,11 +74,14 @@ def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: 
     gap = np.where(previous > NEVER, (cell - previous) // LAGS - 1, 0)
     slot, scale, naive = (a[full[who]] for a in of)
     v = view(ring, slot, cell, read(ring, slot, cell[:, None])[:, 0], form)
-    x = features(v, cell, naive, scale, gap, form)
+    outlook = covariates.kept(memory, form.known, slot, cell)
+    x = features(v, cell, naive, scale, gap, form, outlook)
     place = np.arange(len(cell)) - first[who]
     taught = np.flatnonzero(place >= lengths[who] - origins)
     v = type(v)(*(a[taught] for a in v))
     blend, paths, unit = bearings(v, naive[taught], scale[taught])
+    if form.known.ahead:
+        paths = np.concatenate([paths, covariates.paths(form.known, outlook[taught])], 1)
     target, known = labels(ring, memory["closed_newest"], slot[taught], cell[taught], v.level, unit, form)
     lesson = Lesson(x, lengths, carry, who[taught], place[taught], blend, paths, target, known)
     return lesson, Origins(full[who[taught]], slot[taught], cell[taught], v.level, unit)
@@ -113,7 +116,7 @@ def table(*, depth: int, form: Shape, members: int, hidden: int) -> dict[str, tu
         "length": (np.int64, ()),
         "carry": (np.float16, (2 * members, hidden)),
         "blend": (np.float32, (form.horizon,)),
-        "paths": (np.float32, (3, form.horizon)),
+        "paths": (np.float32, (3 + form.known.paths, form.horizon)),
         "target": (np.float32, (form.horizon,)),
         "known": (np.bool_, (form.horizon,)),
     }

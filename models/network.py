@@ -50,20 +50,23 @@ class Network(nn.Module):
         seed: int,
         cell: str,
         manner: Manner,
+        known: int = 0,
     ) -> None:
-        """`own`: the leading features that tell of the series' own last changes; `week`: the first, and behind the last, of the week's."""
+        """`own`: the leading features that tell of the series' own last changes; `week`: the first, and behind the last, of the week's;
+        `known`: further paths, of covariates.
+        """
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.horizon, self.manner = horizon, manner
+        self.horizon, self.manner, self.paths = horizon, manner, PATHS + known
         self.quantiles = Quantiles(levels)
         self.embed = uniform(hidden, features, generator, bound=features**-0.5)
         self.embed_bias = nn.Parameter(torch.zeros(hidden))
         self.cell = CELLS[cell](features=hidden, hidden=hidden, generator=generator)
-        parts = 1 + PATHS + self.quantiles.outputs
+        parts = 1 + self.paths + self.quantiles.outputs
         # Zero at the start: the first forecasts are the naive ones with a normal's quantiles.
         self.head = nn.Parameter(torch.zeros(parts * horizon, hidden + features))
         bias = torch.zeros(parts, horizon)
-        bias[1 + PATHS :] = self.quantiles.start()[:, None]
+        bias[1 + self.paths :] = self.quantiles.start()[:, None]
         self.head_bias = nn.Parameter(bias.reshape(-1))
         at = torch.arange(features)
         sees = at < (features if manner.whole else own)
@@ -78,13 +81,15 @@ class Network(nn.Module):
         return output, after
 
     def say(self, output: Tensor, x: Tensor, blend: Tensor, paths: Tensor) -> Said:
-        """Cell output (B, D), inputs (B, F), the naive blend (B, H) and the naive paths (B, P, H) -> forecasts."""
+        """Cell output (B, D), inputs (B, F), the naive blend (B, H) and the paths (B, P, H), naive ones first -> forecasts."""
         raw = linear(torch.cat([output, self._seen(x)], 1), self.head, self.head_bias).view(len(x), -1, self.horizon)
         point = raw[:, 0]
         if self.manner.seasonal:
-            point = blend + point + (raw[:, 1 : 1 + PATHS] * paths).sum(1)
+            point = blend + point + (raw[:, 1 : 1 + PATHS] * paths[:, :PATHS]).sum(1)
+        if self.manner.whole and self.paths > PATHS:
+            point = point + (raw[:, 1 + PATHS : 1 + self.paths] * paths[:, PATHS:]).sum(1)
         # The point is trained by its own loss; the quantiles stand around it and do not pull at it.
-        median, quantiles = self.quantiles.assemble(raw[:, 1 + PATHS :], point.detach())
+        median, quantiles = self.quantiles.assemble(raw[:, 1 + self.paths :], point.detach())
         return Said(point, median, quantiles)
 
     def _seen(self, x: Tensor) -> Tensor:
@@ -109,12 +114,13 @@ class Ensemble(nn.Module):
         levels: Sequence[float],
         seed: int,
         cell: str = "lstm",
+        known: int = 0,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(
             Network(
                 features=features, own=own, week=week, hidden=hidden, horizon=horizon, levels=levels, seed=seed + 1000 * k, cell=cell,
-                manner=MANNERS[k % len(MANNERS)],
+                manner=MANNERS[k % len(MANNERS)], known=known,
             )
             for k in range(members)
         )  # fmt: skip

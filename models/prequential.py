@@ -15,8 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
+from models import covariates
+from models.carry import Memory
 from models.grid import Matrix
-from models.learner import START, Cells, Config, Decision, Learner, Step
+from models.learner import START, Cells, Config, Decision, Learner, Step, Tells
 from models.tally import NAIVE, Errors, Tally
 from models.warmup import History, Warmth, warm
 
@@ -99,6 +101,8 @@ class Prequential:
             faults.append(f"scale is {scale!r}; allowed: {', '.join(SCALES)}")
         if scale == "warmup" and not split.warmup:
             faults.append("scale is 'warmup' and there are no warm-up rows; allowed: none")
+        if len(config.covariates) != (matrix.known.shape[2] if matrix.known.size else 0):
+            faults.append(f"the covariates are {', '.join(config.covariates) or 'none'}, and {matrix.known.shape[2]} are in the matrix")
         if faults:
             raise ValueError("; ".join(faults))
         self.matrix, self.split, self.clock = matrix, split, clock
@@ -147,7 +151,7 @@ class Prequential:
     def _warm(self, passed: Callable[[int, int, float], None] | None) -> None:
         warmup, validation, _ = self.split
         self._close_before(warmup)
-        history = History(self.matrix.first, self.values[: warmup + validation], self.slots)
+        history = History(self.matrix.first, self.values[: warmup + validation], self.slots, self._outlooks(warmup + validation))
         self.warmth = warm(self.learner, history, until=warmup, told=passed)
         self.online = self.clock() if self.clock else 0.0
 
@@ -174,9 +178,41 @@ class Prequential:
             if len(self.decisions) < DECISIONS:
                 self.decisions.append(Told(row, decision))
 
+    def _tells(self, row: int) -> Tells:
+        """What is told of covariates at a row: its own, and those of later rows that nobody has told before."""
+        horizon = self.config.horizon if self.config.ahead else 0
+        ahead = np.arange(1 if row == 0 else horizon, horizon + 1) if horizon else np.zeros(0, np.int64)
+        about = np.concatenate([[row], row + ahead])
+        about = about[about < len(self.matrix.known)]
+        slot, by = np.tile(self.slots, len(about)), np.full(len(about) * len(self.slots), self.matrix.first + row)
+        values = self.matrix.known[about].reshape(len(by), self.matrix.known.shape[2])
+        return Tells(slot, by, self.matrix.first + np.repeat(about, len(self.slots)), values)
+
+    def _outlooks(self, rows: int) -> np.ndarray:
+        """(T, N, W) what will have been known at each row, when it is forecast from: a covariate's units are a series' own doing."""
+        known = self.learner.form.known
+        out = np.full((rows, len(self.slots), known.width), np.nan, np.float16)
+        if not known.number:
+            return out
+        m = Memory(covariates.columns(known, 1))
+        m.grow(len(self.slots))
+        before = np.full(len(self.slots), np.nan)
+        for row in range(rows):
+            covariates.tell(m, known, self._tells(row))
+            values = self.values[row]
+            at = np.flatnonzero(~np.isnan(values))
+            with np.errstate(over="ignore"):
+                change = (values - before)[at]
+            if at.size:
+                out[row, at] = covariates.look(m, known, at, np.full(len(at), self.matrix.first + row), change)
+            before = values
+        return out
+
     def _arrive(self, row: int, heard: Callable[[int, np.ndarray, Step], None] | None) -> None:
         """The values of a row; a series without one is not forecast."""
         at = np.flatnonzero(~np.isnan(self.values[row]))
+        if self.config.covariates:
+            self.learner.tell(self._tells(row))
         if not at.size:
             return
         cell = self.matrix.first + row

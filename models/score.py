@@ -65,19 +65,25 @@ def decode(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return codes & 3, codes >> 3, np.where(codes & 4, SEASONAL, LAST).astype(np.int8)
 
 
-class Pending:
-    """Scores made at arrivals, until the instant that closes their cell learns from them. Rows in no order."""
+Kinds = dict[str, tuple[Any, tuple[int, ...]]]  # the arrays that a row has: name -> (dtype, shape of a row)
 
-    def __init__(self, horizon: int, tails: int, experts: int) -> None:
-        self._kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "slot": (np.int64, ()),
-            "cell": (np.int64, ()),
-            "error": (np.float32, (3, horizon)),  # in units of the scale: model (signed), seasonal naive, last value (absolute); NaN: none
-            "said": (np.float16, (experts, horizon)),  # by each expert, less the level at issue, in naive errors of the lead
-            "actual": (np.float16, (horizon,)),  # likewise; NaN: no score
-            "held": (np.bool_, (horizon,)),  # the widest band held the actual value
-            "under": (np.int8, (tails, horizon)),  # 1: the actual value was at or under the quantile; 2 more: the model's; -1: no score
-        }
+
+def scored(horizon: int, tails: int, experts: int) -> Kinds:
+    """The arrays of a score."""
+    return {
+        "error": (np.float32, (3, horizon)),  # in units of the scale: model (signed), seasonal naive, last value (absolute); NaN: none
+        "said": (np.float16, (experts, horizon)),  # by each expert, less the level at issue, in naive errors of the lead
+        "actual": (np.float16, (horizon,)),  # likewise; NaN: no score
+        "held": (np.bool_, (horizon,)),  # the widest band held the actual value
+        "under": (np.int8, (tails, horizon)),  # 1: the actual value was at or under the quantile; 2 more: the model's; -1: no score
+    }
+
+
+class Pending:
+    """What arrivals have made, until the instant that closes its cell learns from it. Rows in no order."""
+
+    def __init__(self, kinds: Kinds) -> None:
+        self._kinds: Kinds = {"slot": (np.int64, ()), "cell": (np.int64, ()), **kinds}
         self.count = 0
         self.columns = {name: np.zeros((0, *row), kind) for name, (kind, row) in self._kinds.items()}
 

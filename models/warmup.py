@@ -39,6 +39,7 @@ class History(NamedTuple):
     first: int  # cell of the first row
     values: np.ndarray  # (T, N) float64, NaN: not observed
     slots: np.ndarray  # (N,) where the learner keeps these series
+    outlooks: np.ndarray = np.zeros((0, 0, 0), np.float16)  # (T, N, W) what was known of covariates at each row
 
 
 class Warmth(NamedTuple):
@@ -110,11 +111,16 @@ def _shelf(learner: Learner, history: History) -> Memory:
         hidden=c.hidden,
         ring=1,
         closed=len(history.values) + learner.form.reach + LAGS,
+        known=learner.form.known,
+        outlooks=len(history.values),
     )
     shelf.grow(int(history.slots.max()) + 1)
     ring = shelf["closed"]
     cells = history.first + np.arange(len(history.values))
     ring[history.slots[:, None], cells % ring.shape[1]] = history.values.T
+    if learner.form.known.number:
+        at = history.slots[:, None], cells % len(cells)
+        shelf["outlook"][at], shelf["outlook_of"][at] = history.outlooks.transpose(1, 0, 2), cells
     return shelf
 
 

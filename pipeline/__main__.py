@@ -235,6 +235,8 @@ def backtest(
         str | None, typer.Option(help="Columns of the series id, joined by /; none. Default: series, if there is one.")
     ] = None,
     values: Annotated[str | None, typer.Option(help="Columns of values, each a series. Default: all that hold numbers.")] = None,
+    covariates: Annotated[str | None, typer.Option(help="Columns that are known beside the values, at their own time.")] = None,
+    ahead: Annotated[str | None, typer.Option(help="Columns of which each forecast knows the values at all its leads.")] = None,
     wide_rows: Annotated[bool, typer.Option(help="One series per row, without times; needs --start.")] = False,  # noqa: FBT002
     start: Annotated[str | None, typer.Option(help="With --wide-rows: the time of the first column of values.")] = None,
     step: Annotated[str | None, typer.Option(help="Spacing: 15min, 1h, 1d; 1b (business days), 1mo (calendar months).")] = None,
@@ -265,6 +267,8 @@ def backtest(
 
     Example: tidecast backtest stocks.csv --time Date --series Stock --values Close --step 1b --horizon 5
 
+    Example: tidecast backtest load.csv --values load --covariates price --ahead temperature,holiday --step 1h
+
     Example: tidecast backtest m4.csv --wide-rows --start 2015-07-01 --step 1h --horizon 48 --json
     """
     with outcomes():
@@ -274,15 +278,17 @@ def backtest(
         from pipeline.summary import console
 
         on, nominal = verb.stepping(step)
+        beside = None if covariates is None and ahead is None else (*dict.fromkeys([*listed(covariates), *listed(ahead)]),)
         flags = {
             "input.topics": "backtest", "series.step": nominal, "series.season": () if season == "none" else season,
             "forecast.horizon": horizon, "forecast.model": model, "learn.seed": seed,
+            "input.covariates": beside, "input.ahead": None if ahead is None else listed(ahead),
             "time.disorder": None if disorder is None or on is None else f"{disorder * on.step_us}us",
         }  # fmt: skip
         settings = settings_from(config, assign, flags)
         ids = None if series is None else () if series == "none" else listed(series)
         aggregate = settings.series.aggregate if settings.series.samples == "many" else None
-        asked = Asked(file, listed(at), time_format, ids, listed(values), wide_rows, start, aggregate)
+        asked = Asked(file, listed(at), time_format, ids, listed(values), wide_rows, start, aggregate, covariates=settings.input.covariates)
         result, counted, interrupted = verb.run(asked, settings, on, split=Split(warmup, validation, test), scale=scale, out=report)
         if as_json:
             print_json(result)

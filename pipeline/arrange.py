@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from models.grid import DAY, Grid, Matrix, matrix
+from models.grid import DAY, Grid, Matrix, beside, matrix
 from pipeline.aggregates import AGGREGATES, Mark, SoFar
 from pipeline.files import FORMATS, NO_VALUE, UNREADABLE, content, instants
 from pipeline.quantities import instant, plain, time_format
@@ -30,6 +30,7 @@ class Asked(NamedTuple):
     wide_rows: bool = False
     start: str | None = None
     aggregate: str | None = None  # of several values a step; None: the last row counts
+    covariates: tuple[str, ...] = ()  # columns that are known beside the values
 
 
 class Arranged(NamedTuple):
@@ -92,11 +93,11 @@ def flat(table: pl.DataFrame) -> pl.DataFrame:
 def long_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Arranged:
     """A time a row; one series, or one a column, or one a value of the series' columns, or one for each two of these."""
     series = asked.series if asked.series is not None else ("series",) if "series" in table.columns else ()
-    for option, wanted in {"--time": asked.time, "--series": series, "--values": asked.values}.items():
+    for option, wanted in {"--time": asked.time, "--series": series, "--values": asked.values, "--covariates": asked.covariates}.items():
         missing = [plain(name) for name in wanted if name not in table.columns]
         if missing:
             faults.append(f"no column {', '.join(missing)} ({option}); there are {', '.join(map(plain, table.columns))}")
-    taken = {*asked.time, *series}
+    taken = {*asked.time, *series, *asked.covariates}
     values = asked.values or tuple(name for name, kind in table.schema.items() if kind.is_numeric() and name not in taken)
     if not values:
         faults.append("no column of numbers; say with --values which columns hold them")
@@ -104,24 +105,26 @@ def long_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Ar
         faults.append("no rows")
     faults.check()
     at = times(table, asked, faults)
-    numbers = [column(table[name], faults) for name in values]
+    numbers, known = ([column(table[name], faults) for name in names] for names in (values, asked.covariates))
     ids = identified(table, series, faults)
     faults.check()
     names = sorted(set(ids.to_list()))
     codes = ids.replace_strict(names, range(len(names)), return_dtype=pl.Int64).to_numpy()
     cells, places = np.tile(on.cells(at), len(values)), np.concatenate([codes * len(values) + k for k in range(len(values))])
     flat_numbers = np.concatenate(numbers)
+    rows, spots = cells, places
     if asked.aggregate is not None:
-        cells, places, flat_numbers = joined(cells, places, np.tile(at, len(values)), flat_numbers, asked.aggregate)
-    return gridded(
-        cells,
-        places,
+        rows, spots, flat_numbers = joined(cells, places, np.tile(at, len(values)), flat_numbers, asked.aggregate)
+    arranged = gridded(
+        rows,
+        spots,
         flat_numbers,
         [called(name, value, several=len(values) > 1) for name in names for value in values],
         faults=faults,
         height=len(table),
         columns=len(values) if len(values) > 1 else 0,
     )
+    return arranged._replace(matrix=beside(arranged.matrix, cells, places, [np.tile(one, len(values)) for one in known]))
 
 
 def joined(
@@ -218,6 +221,8 @@ def column(found: pl.Series, faults: Faults) -> np.ndarray:
 def wide_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Arranged:
     """A series a row: its name, then its values, oldest first; the missing ends of rows are no values."""
     first = 0
+    if asked.covariates:
+        faults.append("--wide-rows has no columns of covariates; allowed: none")
     if asked.start is None:
         faults.append("--wide-rows needs --start, the time of the first column of values")
     else:

@@ -17,6 +17,8 @@ def config_of(settings: Settings) -> Config:
         gaps=settings.series.gaps,
         members=settings.learn.members,
         columns=len(settings.input.values),
+        covariates=settings.input.covariates,
+        ahead=settings.input.ahead,
         min_scores=settings.forecast.min_scores,
         rows=settings.learn.rows,
         seed=settings.learn.seed,

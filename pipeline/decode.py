@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 
 from pipeline.quantities import duration_text, plain
-from pipeline.records import COLUMNS, SECOND, Block, Raw, RawBlock, Reason, Rejection, rfc3339
+from pipeline.records import COLUMNS, SECOND, Block, Raw, RawBlock, Reason, Rejection, Told, rfc3339
 from pipeline.settings import Settings
 from pipeline.times import YEAR_10000, reader, remember
 
@@ -47,6 +47,8 @@ class Shape:
     at_format: str = "rfc3339"
     value: str = "value"
     values: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
+    ahead: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     max_record_bytes: int = 1_048_576
@@ -56,7 +58,7 @@ class Shape:
 
 def shape_of(settings: Settings, *, kafka: bool) -> Shape:
     """The shape that settings ask for, of records from Kafka or from a file."""
-    names = ("series", "at", "at_format", "value", "values", "include", "exclude", "max_record_bytes")
+    names = ("series", "at", "at_format", "value", "values", "covariates", "ahead", "include", "exclude", "max_record_bytes")
     asked = {name: getattr(settings.input, name) for name in names}
     return Shape(**asked, oldest=settings.time.oldest, future_limit=settings.time.future_limit if kafka else None)
 
@@ -88,7 +90,10 @@ class Decoder:
         value: list[float] = []
         record: list[int] = []
         for index, one in enumerate(block.records):
-            for name, when, number in self.read(one):
+            rows, told = self._read(one)
+            if self.shape.covariates:
+                block.told.append(told)
+            for name, when, number in rows:
                 if isinstance(number, float):
                     series.append(numbers.setdefault(name, len(numbers)))  # type: ignore[arg-type]
                     at.append(when)
@@ -109,25 +114,65 @@ class Decoder:
 
     def read(self, record: Raw) -> list[Row]:
         """What one record says, at least one row; what is not asked for comes first."""
+        return self._read(record)[0]
+
+    def _read(self, record: Raw) -> tuple[list[Row], Told | None]:
+        """The same, and what it says of covariates."""
         tree = parse(record, self.shape.max_record_bytes)
         if isinstance(tree, Wrong):
-            return [(None, 0, tree)]
+            return [(None, 0, tree)], None
         pairs = self._pairs(record, tree)
         if isinstance(pairs, Wrong):
-            return [(None, 0, pairs)]
+            return [(None, 0, pairs)], None
         skipped: list[Row] = []
         if self._asked:
             wanted = [pair for pair in pairs if self._asked(pair[0])]
             skipped = [("", 0, None)] * (len(pairs) - len(wanted))
             pairs = wanted
             if not pairs:
-                return skipped
+                return skipped, None
         at = self._instant(record, tree)
-        wrong = covariates(tree, self._time) if "covariates" in tree or "ahead" in tree else None
-        if wrong is not None or isinstance(at, Wrong):
-            return [*skipped, (None if self.shape.values else pairs[0][0], 0, wrong or at)]
+        told: Told | Wrong | None = None
+        if self.shape.covariates:
+            told = self._told(tree)
+        elif "covariates" in tree or "ahead" in tree:
+            told = covariates(tree, self._time)
+        if isinstance(told, Wrong) or isinstance(at, Wrong):
+            wrong = told if isinstance(told, Wrong) else at
+            return [*skipped, (None if self.shape.values else pairs[0][0], 0, wrong)], None
         rows: list[Row] = [(series, at, measured(value)) for series, value in pairs]
-        return skipped + rows if skipped else rows
+        return skipped + rows if skipped else rows, told
+
+    def _told(self, tree: dict[str, Any]) -> Told | Wrong | None:
+        """What a record says of the covariates that are declared, or what is wrong with it; None: nothing."""
+        names, ahead = self.shape.covariates, self.shape.ahead
+        given, later = tree.get("covariates"), tree.get("ahead")
+        wrong = misshapen(given, later, self._time)
+        if wrong is not None:
+            return wrong
+        own = numbers([(name, self._covariate(tree, name)) for name in names])
+        if isinstance(own, Wrong):
+            return own
+        known = []
+        for one in later or () if ahead else ():
+            said = numbers([(name, look(one, name)) for name in ahead])
+            if isinstance(said, Wrong):
+                return said
+            if not all(map(math.isnan, said)):
+                known.append((self._time(one.get("at")) or 0, said))
+        return Told(own, tuple(known)) if known or not all(map(math.isnan, own)) else None
+
+    def _covariate(self, tree: dict[str, Any], name: str) -> Any:
+        """A covariate as it came: from `covariates`, else a field of the record."""
+        given = tree.get("covariates")
+        found = look(given, name) if type(given) is dict else ABSENT
+        return look(tree, name) if found is ABSENT else found
+
+    def _alone(self, tree: dict[str, Any]) -> bool:
+        """A record may do without a value: it has covariates."""
+        if "covariates" in tree or "ahead" in tree:
+            return True
+        return any(look(tree, name) is not ABSENT for name in self.shape.covariates)
 
     def _pairs(self, record: Raw, tree: dict[str, Any]) -> list[tuple[str, Any]] | Wrong:
         """(series, value as it came, or what is wrong with it) of each observation."""
@@ -137,10 +182,11 @@ class Decoder:
         if not self.shape.values:
             value = look(tree, self.shape.value)
             if value is ABSENT:
-                alone = "covariates" in tree or "ahead" in tree
-                value = None if alone else Wrong("schema", f"no field {plain(self.shape.value)!r}")
+                value = None if self._alone(tree) else Wrong("schema", f"no field {plain(self.shape.value)!r}")
             return [(series, value)]
         found = [(column, look(tree, column)) for column in self.shape.values]
+        if self.shape.covariates and all(value is ABSENT for _, value in found) and self._alone(tree):
+            found = [(column, None) for column in self.shape.values]
         pairs = [(f"{series}/{column}" if series else column, value) for column, value in found if value is not ABSENT]
         too_long = next((wrong for name, _ in pairs if (wrong := unfit(name))), None)
         return too_long or pairs or Wrong("schema", f"none of the columns {plain(', '.join(self.shape.values))}")
@@ -291,9 +337,17 @@ def measured(value: Any) -> float | Wrong:
 
 
 def covariates(tree: dict[str, Any], time: Callable[[Any], int | None]) -> Wrong | None:
-    """What is wrong with the shape of `covariates` (numbers by name) or `ahead` (a list of those, each with its time)."""
-    given = tree.get("covariates")
-    ahead = tree.get("ahead")
+    """What is wrong with `covariates` (numbers by name) or `ahead` (a list of those, each with its time), where none are declared."""
+    given, ahead = tree.get("covariates"), tree.get("ahead")
+    wrong = misshapen(given, ahead, time)
+    if wrong is not None:
+        return wrong
+    found = numbers([*(given or {}).items(), *(pair for one in ahead or () for pair in one.items() if pair[0] != "at")])
+    return found if isinstance(found, Wrong) else None
+
+
+def misshapen(given: Any, ahead: Any, time: Callable[[Any], int | None]) -> Wrong | None:
+    """What is wrong with the shape of `covariates` and `ahead`, whatever names are in them."""
     if given is not None and type(given) is not dict:
         return Wrong("schema", f"covariates is {kind(given)}, wanted: an object")
     if ahead is not None and (type(ahead) is not list or not all(type(one) is dict for one in ahead)):
@@ -301,12 +355,18 @@ def covariates(tree: dict[str, Any], time: Callable[[Any], int | None]) -> Wrong
     for one in ahead or ():
         if time(one.get("at")) is None:
             return Wrong("schema", f"ahead: {shown(one.get('at'))} is not a time")
-    numbers = [*(given or {}).items(), *(pair for one in ahead or () for pair in one.items() if pair[0] != "at")]
-    for name, value in numbers:
-        number = measured(value)
+    return None
+
+
+def numbers(pairs: Iterable[tuple[str, Any]]) -> tuple[float, ...] | Wrong:
+    """Values by name as floats; what is absent, or null, as NaN."""
+    out = []
+    for name, value in pairs:
+        number = math.nan if value is ABSENT else measured(value)
         if isinstance(number, Wrong):
             return Wrong(number.reason, f"{plain(name)}: {number.message}")
-    return None
+        out.append(number)
+    return tuple(out)
 
 
 def kind(value: object) -> str:

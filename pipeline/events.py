@@ -48,6 +48,14 @@ class Decision(NamedTuple):
     instant: int
 
 
+class Tell(NamedTuple):
+    """What a record says of covariates (see pipeline.records.Told), by cells."""
+
+    cell: int  # its own
+    values: tuple[float, ...]
+    ahead: tuple[tuple[int, tuple[float, ...]], ...]  # (cell, values) of later ones
+
+
 class Sample(NamedTuple):
     """One sample, or all of a cell as one value, released for its series: to be scored, advanced over and forecast from, in this order."""
 
@@ -60,6 +68,7 @@ class Sample(NamedTuple):
     stamp: int
     trace: str | None
     offset: int  # of its record; of several samples a step: of the record that closed the cell
+    told: tuple[Tell, ...] = ()  # of covariates: what has come since the series' last sample, and with this one
 
 
 class Close(NamedTuple):
@@ -98,7 +107,8 @@ class Refused(NamedTuple):
 
 
 Event = Sample | Close | Admit | Forget | TooLate | Refused | Decision
-Held = tuple[int, int, int, int, float, int, str | None]  # generation wanted, cell, position, slot, value, stamp, trace
+# Generation wanted, cell, position, slot, value, stamp, trace, told
+Held = tuple[int, int, int, int, float, int, str | None, tuple[Tell, ...]]
 
 
 @dataclass

@@ -40,10 +40,13 @@ from pipeline.events import (
     Refused,
     Rules,
     Sample,
+    Tell,
     TooLate,
 )
-from pipeline.records import Block, Raw, Reason, Rejection, Source, rfc3339
+from pipeline.records import Block, Raw, Reason, Rejection, Source, Told, rfc3339
 from pipeline.windows import windows_of
+
+TOLD = 24  # tells of a series that are kept until its next sample; of more, the last
 
 __all__ = ["START", "Admit", "Close", "Decision", "Event", "Forget", "Gather", "LedgerBroken", "Refused", "Rules", "Sample", "TooLate"]
 
@@ -68,6 +71,7 @@ class Gather:
         self.gone: list[int] = []  # forgotten in the last block: the slots are named in its events
         self.free: list[int] = []
         self.newest: dict[int, int] = {}  # slot -> its newest cell released
+        self.told: dict[int, list[Tell]] = {}  # slot -> what records have said of covariates since its last sample
         self.decisions: list[Decision] = []
         self.dropped_decisions = 0  # how many came before `decisions[0]`
         self.elsewhere: set[int] = set()  # slots seen in a second partition
@@ -161,7 +165,7 @@ class Gather:
             if part.closing and part.closing[0] + self.rules.step <= part.clock - disorder:
                 raw = records[record]
                 self._close_cells(part, raw.offset, stamp, trace(raw) if raw.headers else None)
-            self._accept(part, slot, at, value, stamp, record, records[record])
+            self._accept(part, slot, at, value, stamp, record, records[record], block.told[record] if block.told else None)
         if last >= 0:
             self._settle(part, records[last], now)
 
@@ -191,9 +195,13 @@ class Gather:
         oldest = min([held[1] for held in part.aside[:1]] + part.closing[:1], default=self.reached)
         return oldest + self.rules.step <= self.reached
 
-    def _accept(self, part: Partition, slot: int, at: int, value: float, stamp: int, record: int, raw: Raw) -> None:
+    def _accept(
+        self, part: Partition, slot: int, at: int, value: float, stamp: int, record: int, raw: Raw, told: Told | None = None
+    ) -> None:
+        tell = None if told is None else self._by_cell(at, told)
         if value != value:  # noqa: PLR0124 - NaN, an explicit null, says that the series lives, not what it is
             part.ledger["used"] += 1
+            self._tell(slot, tell)
             return
         step = self.rules.step
         cell = at - at % step
@@ -204,6 +212,7 @@ class Gather:
         if key in self.open:
             part.ledger["duplicate"] += 1
             self.open[key] = value
+            self._tell(slot, tell)
             return
         if cell + step <= self.reached and cell <= self.newest.get(slot, START):
             part.ledger["late"] += 1  # woken, and its series has gone on without it
@@ -217,7 +226,9 @@ class Gather:
         part.ledger["used"] += 1
         self.windows.add(key)
         self.open[key] = value
-        held = (want, cell, raw.offset, slot, value, stamp, trace(raw) if raw.headers else None)
+        own = () if tell is None else (tell,)
+        heard = own if early else self._heard(slot, cell, tell)  # what was told before one set aside is for those that come before it
+        held = (want, cell, raw.offset, slot, value, stamp, trace(raw) if raw.headers else None, heard)
         if early:
             insort(part.aside, held, key=_time_and_offset)
         else:
@@ -265,7 +276,37 @@ class Gather:
                     if (slot, cell) not in self.open:  # else another partition has it, too
                         self.windows.add((slot, cell))
                     self.open[slot, cell] = value
-                    self._hold(part, (want, cell, offset, slot, value, stamp, parent))
+                    self._hold(part, (want, cell, offset, slot, value, stamp, parent, ()))
+
+    # Covariates
+
+    def _by_cell(self, at: int, told: Told) -> Tell:
+        step = self.rules.step
+        cell = at - at % step
+        ahead = tuple((later - later % step, values) for later, values in told.ahead)
+        return Tell(cell, told.values, tuple(one for one in ahead if one[0] > cell))
+
+    def _tell(self, slot: int, tell: Tell | None) -> None:
+        """What a record says is known from its series' next sample on that is not older than the record."""
+        if tell is not None:
+            waiting = self.told.setdefault(slot, [])
+            waiting.append(tell)
+            del waiting[:-TOLD]
+
+    def _heard(self, slot: int, cell: int, tell: Tell | None) -> tuple[Tell, ...]:
+        """All that has been told by the sample of a cell, in the order of the log."""
+        self._tell(slot, tell)
+        waiting = self.told.get(slot)
+        if not waiting:
+            return ()
+        later = [one for one in waiting if one.cell > cell]
+        if later:
+            self.told[slot] = later
+        else:
+            del self.told[slot]
+        return tuple(one for one in waiting if one.cell <= cell)
+
+    # When
 
     def wanted(self, cell: int) -> int:
         """The instant whose generation a cell is advanced, scored and forecast under.
@@ -340,6 +381,7 @@ class Gather:
             self.newest.pop(slot, None)
             for part in self.parts.values():
                 part.marks.pop(slot, None)
+            self.told.pop(slot, None)
             self.free.append(slot)
         self.gone.clear()
 
@@ -423,14 +465,14 @@ class Gather:
             self._sample(part.held.popleft())
 
     def _sample(self, held: Held) -> None:
-        want, cell, offset, slot, value, stamp, parent = held
+        want, cell, offset, slot, value, stamp, parent, told = held
         inserted = cell <= self.newest.get(slot, START)
         if not inserted:
             self.newest[slot] = cell
         kept = bisect_right(self.generations, want)
         woken = cell + self.rules.step <= self.reached or not kept
         generation = self.generations[kept - 1 if kept else 0]
-        self.events.append(Sample(slot, cell, value, generation, woken, inserted, stamp, parent, offset))
+        self.events.append(Sample(slot, cell, value, generation, woken, inserted, stamp, parent, offset, told))
 
     # Wall clock
 
@@ -549,7 +591,8 @@ class Gather:
             parts.append([list(s), plain, [*q.held], q.aside, [*q.seen.items()], filling, sorted(q.marks.items())])
         cells = sorted((slot, cell, value) for (slot, cell), value in self.open.items())
         series = [[slot, name, key, list(owner)] for slot, (name, key, owner) in sorted(self.series.items())]
-        rest = [sorted(self.newest.items()), sorted(self.elsewhere), sorted(self.leaving), self.gone, self.free, self.forgotten]
+        told = sorted(self.told.items())
+        rest = [sorted(self.newest.items()), sorted(self.elsewhere), sorted(self.leaving), self.gone, self.free, self.forgotten, told]
         decisions = [self.dropped_decisions, [[list(d.source), d.position, d.instant] for d in self.decisions]]
         return msgspec.msgpack.encode([self.reached, self.generations, parts, cells, series, rest, decisions])
 
@@ -574,7 +617,8 @@ class Gather:
         for key in self.open:
             self.windows.add(key)
         self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}
-        newest, elsewhere, leaving, self.gone, self.free, self.forgotten = rest
+        newest, elsewhere, leaving, self.gone, self.free, self.forgotten, told = rest
+        self.told = {slot: [*_tells(waiting)] for slot, waiting in told}
         self.leaving = [(instant, slot) for instant, slot in leaving]
         left = {*self.gone, *(slot for _, slot in self.leaving)}
         self.names = {name: slot for slot, (name, _, _) in self.series.items() if slot not in left}
@@ -585,8 +629,12 @@ class Gather:
 
 
 def _held(row: list[Any]) -> Held:
-    want, cell, position, slot, value, stamp, parent = row
-    return (want, cell, position, slot, value, stamp, parent)
+    want, cell, position, slot, value, stamp, parent, told = row
+    return (want, cell, position, slot, value, stamp, parent, _tells(told))
+
+
+def _tells(rows: list[Any]) -> tuple[Tell, ...]:
+    return tuple(Tell(cell, tuple(values), tuple((later, tuple(said)) for later, said in ahead)) for cell, values, ahead in rows)
 
 
 def _time_and_offset(held: Held) -> tuple[int, int, int]:

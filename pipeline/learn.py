@@ -26,7 +26,7 @@ from apache_beam import coders
 from apache_beam.transforms import userstate
 
 from models.apart import Apart
-from models.learner import REASONS, Cells, Config, Exercise, Learner
+from models.learner import REASONS, Cells, Config, Exercise, Learner, Tells
 from models.learner import Decision as Learnt
 from pipeline import compose, events
 from pipeline.compose import Told, Voice
@@ -216,6 +216,8 @@ class Shard:
             cell=np.array([s.cell // step_us for s in batch], np.int64),
             value=np.array([s.value for s in batch], np.float64),
         )
+        if any(s.told for s in batch):
+            self.learner.tell(tells(batch, self.spec))
         step = self.learner.arrive(cells, generation=generation, woken=np.array([s.woken for s in batch], bool))
         told = [Told(i, self.gather.series[s.slot][0], s.cell, s.value, s.woken, s.stamp, s.trace) for i, s in enumerate(batch)]
         since = self.spec.publish_from
@@ -456,6 +458,26 @@ class Shard:
         return self
 
 
+def tells(batch: Iterable[events.Sample], spec: Spec) -> Tells:
+    """What samples bring of covariates, in columns."""
+    step_us, names = spec.rules.step, spec.config.covariates
+    places = [names.index(name) for name in spec.config.ahead]
+    rows: list[tuple[int, int, int]] = []
+    values: list[tuple[float, ...] | list[float]] = []
+    for sample in batch:
+        for told in sample.told:
+            rows.append((sample.slot, told.cell // step_us, told.cell // step_us))
+            values.append(told.values)
+            for later, said in told.ahead:
+                whole = [math.nan] * len(names)
+                for place, number in zip(places, said, strict=True):
+                    whole[place] = number
+                rows.append((sample.slot, told.cell // step_us, later // step_us))
+                values.append(whole)
+    slot, by, about = np.array(rows, np.int64).T
+    return Tells(slot, by, about, np.array(values, np.float64))
+
+
 def before(close: events.Close, waiting: list[events.Sample]) -> tuple[list[events.Sample], list[events.Sample]]:
     """Samples that must be done before an instant is learnt, and those that need not; each series in its order.
 
@@ -510,12 +532,14 @@ def shaping(spec: Spec) -> dict[str, Any]:
         "forecast.model": config.model,
         "learn.truncation": config.truncation,
         "learn.replay": config.replay,
+        "input.covariates": list(config.covariates),
+        "input.ahead": list(config.ahead),
     }
 
 
 def refuse_others(then: Mapping[str, Any], spec: Spec) -> None:
     """Raises OtherSettings naming every one that does not fit."""
-    now = shaping(spec)
+    now, then = shaping(spec), {"input.covariates": [], "input.ahead": [], **then}
     wrong = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if then.get(name) != now[name]]
     if wrong:
         raise OtherSettings(

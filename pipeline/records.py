@@ -60,6 +60,13 @@ class RawBlock:
     unreadable: Sequence[tuple[int, int]] = ()  # (offset, bytes) of batches that the client could not read
 
 
+class Told(NamedTuple):
+    """What a record says of covariates, K of which are declared, A of them as known ahead. NaN: nothing."""
+
+    values: tuple[float, ...]  # (K,) of its own cell
+    ahead: tuple[tuple[int, tuple[float, ...]], ...] = ()  # (time in us, (A,)) of later ones
+
+
 class Rejection(NamedTuple):
     """An observation, or a whole record, that cannot be used."""
 
@@ -90,6 +97,7 @@ class Block:
     record: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))  # (N,) index into records
     records: list[Raw] = field(default_factory=list)  # as they came: whoever rejects later needs the bytes
     rejected: list[Rejection] = field(default_factory=list)
+    told: list[Told | None] = field(default_factory=list)  # (R,) by record; empty where no covariates are declared
 
 
 COLUMNS = {"series": np.int32, "at": np.int64, "value": np.float64, "offset": np.int64, "stamp": np.int64, "record": np.int32}
@@ -112,6 +120,7 @@ def decode_block(data: bytes) -> Block:
     plain["source"] = Source(*plain["source"])
     plain["records"] = [Raw(o, s, k, v, [(n, x) for n, x in h]) for o, s, k, v, h in plain["records"]]
     plain["rejected"] = [Rejection(*r) for r in plain["rejected"]]
+    plain["told"] = [None if t is None else Told(tuple(t[0]), tuple((at, tuple(said)) for at, said in t[1])) for t in plain["told"]]
     return Block(**plain, **arrays)
 
 

@@ -55,6 +55,7 @@ from pipeline.records import SECOND
 
 KINDS = ("forecasts", "scores", "late", "rejected", "models", "decisions", "status", "commits")  # our topics: <prefix>.<kind>.v1
 SECRETS = ("kafka.sasl_password", "kafka.tls_key_password")  # never in a file of settings, on a command line, or shown
+MOST_COVARIATES = 32  # each takes 5 KB a series, one known ahead twice that and more
 HOUR = 3_600 * SECOND
 EVERY = "session: one step; else none"
 DISORDER = 10 * SECOND  # of many samples a step: as long as a forecast may wait for them behind its step
@@ -90,6 +91,8 @@ class Input(Section):
     at_format: TimeFormat = about("rfc3339, an epoch in s, ms, us or ns, or a format of strptime (UTC where it has no zone)", "rfc3339")
     value: str = about("path of the value", "value", min_length=1)
     values: Names = about("columns of a wide record, each a series `<series>/<column>`", ())
+    covariates: Names = about("names of covariates, in `covariates` of a record, else its own fields; others are ignored", ())
+    ahead: Names = about("those of them that `ahead` of a record tells of later cells", ())
     include: Names = about("globs of the series ids to read; none: all", ())
     exclude: Names = about("globs of the series ids to leave out", ())
     format: Format = about("json", "json")
@@ -419,6 +422,7 @@ def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fau
         yield Fault(("input.value", "input.values"), "input.value and input.values: allowed: one of the two")
     if len(set(settings.input.values)) < len(settings.input.values):
         yield Fault(("input.values",), f"input.values = {plain(', '.join(settings.input.values))}: allowed: each column once")
+    yield from contradictions_of_covariates(settings.input, settings.series.samples)
     if settings.input.at == "record" and "input.at_format" in given:
         yield Fault(("input.at", "input.at_format"), "input.at_format: Kafka's own timestamp has none; allowed: to leave it out")
     ours = {f"{settings.output.prefix}.{kind}.v1" for kind in KINDS}
@@ -450,6 +454,26 @@ def contradictions_of_windows(settings: Settings, given: Mapping[str, Any]) -> I
     if window.kind == "sliding" and window.every is not None and window.every > window.span:
         message = f"window.every = {duration_text(window.every)}: allowed: at most window.span = {duration_text(window.span)}"
         yield Fault(("window.every", "window.span"), message)
+
+
+def contradictions_of_covariates(asked: Input, samples: str) -> Iterator[Fault]:
+    if asked.covariates and samples == "many":
+        message = "input.covariates with series.samples = many: not in this release; allowed: with series.samples = one"
+        yield Fault(("input.covariates", "series.samples"), message)
+    for name, given in (("input.covariates", asked.covariates), ("input.ahead", asked.ahead)):
+        shown = plain(", ".join(given))
+        if len(set(given)) < len(given):
+            yield Fault((name,), f"{name} = {shown}: allowed: each name once")
+        if not all(given):
+            yield Fault((name,), f"{name} = {shown}: allowed: names that are not empty")
+    if len(asked.covariates) > MOST_COVARIATES:
+        yield Fault(("input.covariates",), f"input.covariates are {len(asked.covariates)}; allowed: at most {MOST_COVARIATES}")
+    if strange := [name for name in asked.ahead if name not in asked.covariates]:
+        yield Fault(("input.ahead", "input.covariates"), f"input.ahead = {plain(', '.join(strange))}: allowed: names of input.covariates")
+    if "at" in asked.ahead:
+        yield Fault(("input.ahead",), "input.ahead = at: allowed: other names; `at` is the time in `ahead` of a record")
+    if taken := sorted({*asked.covariates} & {*asked.values, asked.value}):
+        yield Fault(("input.covariates", "input.values"), f"input.covariates = {plain(', '.join(taken))}: allowed: others than the values")
 
 
 def contradictions_of_kafka(kafka: Kafka, given: Mapping[str, Any]) -> Iterator[Fault]:

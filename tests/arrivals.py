@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from models.learner import START, Cells, Config, Learner
+from models.learner import START, Cells, Config, Learner, Tells
 
 SMALL = {"hidden": 16, "replay": 64, "replayed": 4, "min_scores": 5, "step_us": 3_600_000_000}
 
@@ -36,6 +36,8 @@ class Stream:
     first: int = 400_000  # the first cell
     disorder: int = 1
     slots: np.ndarray | None = None  # of the series; as they stand unless said
+    covariates: np.ndarray | None = None  # (steps and more, series, K): told with each sample, and so far ahead
+    told_ahead: int = 0  # steps
     learner: Learner = None
     said: dict = field(default_factory=dict)  # (series, cell) -> everything issued and scored there, as bytes
     steps: dict = field(default_factory=dict)  # (series, cell) -> (point, quantiles, by, reason)
@@ -79,12 +81,22 @@ class Stream:
         if self.begun is not None and generation >= self.begun.instant:
             self.settle()
         cells = Cells(self.slots[series], self.keys[series], self.first + rows, self.values[rows, series])
+        if self.covariates is not None:
+            self.learner.tell(self.tells(series, rows))
         step = self.learner.arrive(cells, generation=generation, woken=np.zeros(len(series), bool))
         for k, (s, r) in enumerate(zip(series.tolist(), rows.tolist(), strict=True)):
             parts = [np.asarray(a)[k].tobytes() for a in step if isinstance(a, np.ndarray)]
             self.said[s, r] = b"".join([*parts, str(step.updates).encode()])
             self.steps[s, r] = (step.point[k], step.quantiles[k], step.by[k], step.reason[k])
         self.last = step
+
+    def tells(self, series, rows):
+        """What comes with the samples of these rows."""
+        about = rows[:, None] + np.arange(self.told_ahead + 1)
+        who, by = (np.broadcast_to(x[:, None], about.shape) for x in (series, rows))
+        there = about < len(self.covariates)
+        about, who, by = about[there], who[there], by[there]
+        return Tells(self.slots[who], self.first + by, self.first + about, self.covariates[about, who].astype(float))
 
     def close(self, *, beside=False):
         row = self.closed

@@ -317,3 +317,38 @@ def test_the_help_has_examples():
     done = call("--help")
     assert done.exit_code == 0
     assert done.stdout.count("Example: tidecast backtest") == 4
+
+
+# Covariates
+
+
+@pytest.fixture(scope="module")
+def caused(tmp_path_factory):
+    """600 hours of a noisy walk, which follows three times a plan; text beside."""
+    rng = np.random.default_rng(2)
+    plan = rng.normal(0, 1, 600).cumsum()
+    file = tmp_path_factory.mktemp("caused") / "caused.csv"
+    pl.DataFrame({**hourly(600), "y": rng.normal(0, 1, 600).cumsum() + 3 * plan, "plan": plan, "note": ["x"] * 600}).write_csv(file)
+    return file
+
+
+def test_what_is_known_ahead_helps(caused):
+    skill = {}
+    for name, words in {"without": ("--values", "y"), "past": ("--covariates", "plan"), "ahead": ("--ahead", "plan")}.items():
+        done = call(caused, *words, "--step", "1h", "--season", "none", "--horizon", "4", "--model", "linear", "--json")
+        assert done.exit_code == 0, done.stderr
+        said = json.loads(done.stdout)
+        assert said["series"] == 1
+        assert ("linear covariates" in said["baselines"]) == (name != "without")
+        skill[name] = [said["by_lead"][lead]["skill"] for lead in ("1", "4")]
+    assert max(*skill["without"], *skill["past"]) < 0.05
+    assert min(skill["ahead"]) > 0.3
+
+
+def test_what_is_wrong_with_covariates_is_said_at_once(caused, short):
+    done = call(caused, "--covariates", "rain", "--values", "wind", "--step", "1h")
+    assert done.exit_code == 2
+    assert "no column wind (--values)" in done.stderr
+    assert "no column rain (--covariates)" in done.stderr
+    assert "note is no number" in call(caused, "--covariates", "note", "--step", "1h").stderr
+    assert "--wide-rows has no columns of covariates" in call(short, "--wide-rows", "--covariates", "a", "--step", "1h").stderr

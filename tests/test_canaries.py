@@ -29,6 +29,12 @@ def test_on_random_walks_the_last_value_ends_by_serving():
         assert (errors(values, points, lead)[250:].mean(0) < 1.05 * naive).all()
 
 
+def test_without_a_season_a_model_can_earn_its_place():
+    values = np.random.default_rng(2).normal(0, 1, (200, 6))
+    _, by = played(values, season=None, model="linear")
+    assert (by[150:] == NET).mean() > 0.9
+
+
 def test_on_white_noise_nobody_is_better_than_the_best_constant():
     values = np.random.default_rng(2).normal(0, 1, (500, 6))
     points, by = played(values)

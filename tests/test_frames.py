@@ -147,3 +147,36 @@ def test_the_package_has_both_and_says_what_it_has_not():
     assert (models.backtest, models.forecast) == (backtest, forecast)
     with pytest.raises(AttributeError, match="no attribute 'fit'"):
         models.fit  # noqa: B018
+
+
+def caused(rows, told):
+    """A walk and three times `load`, which is there for `told` hours more."""
+    rng = np.random.default_rng(3)
+    load = rng.normal(0, 1, rows + told)
+    y = rng.normal(0, 0.3, rows).cumsum() + 3 * load[:rows]
+    ds = [dt.datetime(2026, 1, 1) + dt.timedelta(hours=k) for k in range(rows + told)]
+    return pl.DataFrame({"unique_id": "a", "ds": ds, "y": [*y, *[None] * told], "load": load})
+
+
+def test_rows_behind_the_end_tell_of_columns_that_are_known_ahead():
+    frame = caused(450, 4)
+    said = {
+        name: forecast(frame, **(SAY | {"season": None, "model": "linear"}), **columns)
+        for name, columns in {"past": {"covariates": ["load"]}, "ahead": {"ahead": ["load"]}}.items()
+    }
+    later = frame["load"].to_numpy()[450:]
+    for one in said.values():
+        assert one["ds"].to_list() == frame["ds"].to_list()[450:]
+    course = {name: np.corrcoef(one["y_hat"].to_numpy(), later)[0, 1] for name, one in said.items()}
+    assert course["ahead"] > 0.9
+    assert np.ptp(said["ahead"]["y_hat"].to_numpy()) > 2 * np.ptp(said["past"]["y_hat"].to_numpy())
+
+
+def test_columns_of_covariates_are_asked_for_by_name():
+    frame = caused(40, 0)
+    with pytest.raises(ValueError, match="no column wind; wanted are unique_id, ds, y, load, wind"):
+        backtest(frame, **SAY, covariates=["load"], ahead=["wind"])
+    with pytest.raises(ValueError, match="40 rows whose load is no finite number"):
+        backtest(frame.with_columns(load=pl.lit("high")), **SAY, covariates=["load"])
+    with pytest.raises(ValueError, match="y: no covariate"):
+        backtest(frame, **SAY, covariates=["y"])

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.baselines import errors
+from models.covariates import unknown
 from models.inputs import CLIP, LAGS, bearings, features, shape, view
 
 FORM = shape(10, 8, 3_600_000_000)
@@ -19,7 +20,7 @@ def seen(values, cell, form=FORM, scale=1.0):
     ring[0] = values
     slot, at = np.array([0]), np.array([cell])
     v = view(ring, slot, at, ring[0, [cell]], form)
-    x = features(v, at, NAIVE, np.array([scale]), np.zeros(1), form)
+    x = features(v, at, NAIVE, np.array([scale]), np.zeros(1), form, unknown(form.known, 1))
     return v, x, bearings(v, NAIVE, np.array([scale]))
 
 

@@ -326,3 +326,64 @@ def test_columns_of_wide_records_know_of_each_other_as_in_the_stream():
     for _ in wide.play():
         pass
     assert "linear related" in wide.result().json("")["baselines"]
+
+
+# Covariates
+
+
+def with_covariates(rows=70, change=None, **kwargs):
+    known = np.random.default_rng(5).normal(0, 1, (rows, 2, 2))
+    known[np.random.default_rng(6).random(known.shape) < 0.1] = np.nan
+    if change is not None:
+        change(known)
+    values = wavy(rows, 2)
+    config = small(**({"model": "lstm", "covariates": ("load", "wind"), "ahead": ("load",)} | kwargs))
+    running, said = Prequential(matrix(values)._replace(known=known), config, split=Split(30, 10)), {}
+
+    def heard(row, at, step):
+        for k, series in enumerate(at.tolist()):
+            said[row, series] = step.point[k].tobytes() + step.quantiles[k].tobytes()
+
+    for _ in running.play(heard=heard):
+        pass
+    return running, said
+
+
+def test_the_warm_up_knows_of_each_row_what_its_forecast_will_know(monkeypatch):
+    given = []
+    inner = prequential.warm
+    monkeypatch.setattr(prequential, "warm", lambda learner, history, **kwargs: given.append(history) or inner(learner, history, **kwargs))
+    made, look = {}, prequential.covariates.look
+
+    def noted(m, plan, slot, cell, change):
+        out = look(m, plan, slot, cell, change)
+        if "ring" in m.state():  # the learner's own
+            made.update({(int(c) - FIRST, int(s)): row.tobytes() for s, c, row in zip(slot, cell, out, strict=True)})
+        return out
+
+    monkeypatch.setattr(prequential.covariates, "look", noted)
+    running, _ = with_covariates()
+    (history,) = given
+    assert history.outlooks.shape == (40, 2, running.learner.form.known.width)
+    for row, series in np.argwhere(~np.isnan(running.values[:40])).tolist():
+        assert history.outlooks[row, series].tobytes() == made[row, series]
+
+
+def test_covariates_of_later_rows_are_known_only_where_they_are_told_ahead():
+    def wind(known):
+        known[51:, :, 1] = 9.0
+
+    def load(known):
+        known[51:, :, 0] = 9.0
+
+    _, plain = with_covariates()
+    for change, early in ((wind, 0), (load, 6)):
+        _, other = with_covariates(change=change)
+        before = [at for at in plain if at[0] < 51 - early]
+        assert all(other[at] == plain[at] for at in before)
+        assert any(other[at] != plain[at] for at in plain if 51 - early <= at[0] <= 51)
+
+
+def test_covariates_that_nobody_has_named_are_refused():
+    with pytest.raises(ValueError, match="the covariates are none, and 2 are in the matrix"):
+        with_covariates(covariates=(), ahead=())

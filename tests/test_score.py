@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.carry import amend, put
-from models.score import BASELINES, COLD, LAST, NET, NO_SKILL, REASONS, SEASONAL, Pending, bands, choose, code, decode, places
+from models.score import BASELINES, COLD, LAST, NET, NO_SKILL, REASONS, SEASONAL, Pending, bands, choose, code, decode, places, scored
 
 H = 7
 
@@ -99,7 +99,7 @@ PAIRS = st.lists(st.tuples(st.integers(0, 5), st.integers(-3, 10**6)), unique=Tr
 
 @given(PAIRS, PAIRS)
 def test_pending_scores_are_found_by_series_and_cell(kept, wanted):
-    pending = Pending(2, 3, 4)
+    pending = Pending(scored(2, 3, 4))
     for k, (slot, cell) in enumerate(kept):
         row = {
             "slot": np.array([slot]),
