@@ -19,7 +19,7 @@ from models.linear import BOUND, FORGET, GROUPS, RIDGE
 
 OWN = 3  # of the value's last changes
 BEFORE = 3  # leads up to a row's own, of which what is known ahead is seen: values follow causes late
-LEAST = 10  # rows a feature, below which nothing is said but the last value
+LEAST = 5  # rows a feature, below which nothing is said but the last value
 
 
 class Driven:

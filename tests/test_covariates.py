@@ -15,10 +15,12 @@ from models.carry import Memory
 from models.covariates import LAGS, NONE, Plan, Tells, columns, look, opened, planned, tell
 from models.learner import Config, Learner
 from models.score import NET
-from pipeline.decode import Decoder, Shape
+from pipeline.configure import config_of
+from pipeline.decode import Decoder, Shape, shape_of
 from pipeline.gather import Gather, Rules, Sample
 from pipeline.learn import EARLIEST, OtherSettings, Shard, Spec
 from pipeline.records import Raw, RawBlock, Source, decode_block, encode_block, rfc3339
+from pipeline.settings import Settings, SettingsError
 
 HOUR = 3_600_000_000
 LONG = 44
@@ -300,7 +302,7 @@ def test_without_covariates_there_is_nothing_of_them():
 # It helps
 
 
-def skills(values, cov, *, rows=600, **kwargs):
+def skills(values, cov, *, rows=450, **kwargs):
     """Skill at leads 1 and 4 over the rows behind the first third, against the last value; who served."""
     config = small(season=None, min_scores=30, model="linear", **kwargs)
     s = Stream(values, config, covariates=cov if config.covariates else None, told_ahead=6 if config.ahead else 0).play()
@@ -314,7 +316,7 @@ def skills(values, cov, *, rows=600, **kwargs):
     return (*out, served)
 
 
-def caused(rows=600, series=4, lead=0, seed=0):
+def caused(rows=450, series=4, lead=0, seed=0):
     """A noisy walk and three times a covariate that walks, too, `lead` steps before."""
     rng = np.random.default_rng(seed)
     cov = rng.normal(0, 1, (rows + 6, series, 1)).cumsum(0)
@@ -435,6 +437,32 @@ def test_what_is_told_by_a_later_cell_waits_for_it():
     first, second = (e for e in events if isinstance(e, Sample))
     assert [t.values[0] for t in first.told] == [1.0]
     assert [t.values[0] for t in second.told] == [3.0, 2.0]  # with what the second sample of an open cell had said
+
+
+def test_what_is_told_of_a_series_that_has_no_values_takes_no_more_and_more_room():
+    gather = Gather(Rules(step=HOUR, grid=HOUR, disorder=HOUR), [Source("t", 0)])
+    gather.add(decoded(*({"series": "a", "at": at(k), "load": k} for k in range(100))))
+    (waiting,) = gather.told.values()
+    assert [t.values[0] for t in waiting] == [*range(76, 100)]
+    again = Gather.restore(gather.rules, gather.state())
+    assert repr(again.told) == repr(gather.told)
+
+
+def test_settings_name_covariates_and_everything_that_is_wrong_with_them():
+    said = {"input.topics": "t", "series.step": "1h", "input.covariates": "load, wind", "input.ahead": "wind"}
+    asked = Settings.read(None, {}, said)
+    assert (asked.input.covariates, asked.input.ahead) == (("load", "wind"), ("wind",))
+    assert (config_of(asked).covariates, config_of(asked).ahead) == (("load", "wind"), ("wind",))
+    assert (shape_of(asked, kafka=True).covariates, shape_of(asked, kafka=True).ahead) == (("load", "wind"), ("wind",))
+    wrong = said | {"input.covariates": ["load", "load", "at", "y"], "input.ahead": ["at", "rain"], "input.values": ["y"]}
+    with pytest.raises(SettingsError) as told:
+        Settings.read(None, {}, wrong)
+    assert str(told.value).splitlines()[1:] == [
+        "  input.covariates = load, load, at, y: allowed: each name once",
+        "  input.ahead = rain: allowed: names of input.covariates",
+        "  input.ahead = at: allowed: other names; `at` is the time in `ahead` of a record",
+        "  input.covariates = y: allowed: others than the values",
+    ]
 
 
 SPEC = Spec(
