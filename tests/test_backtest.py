@@ -316,7 +316,7 @@ def test_two_wide_rows_of_one_name_are_named(tmp_path):
 def test_the_help_has_examples():
     done = call("--help")
     assert done.exit_code == 0
-    assert done.stdout.count("Example: tidecast backtest") == 4
+    assert done.stdout.count("Example: tidecast backtest") == 5
 
 
 # Covariates
