@@ -132,7 +132,7 @@ def tell(m: Columns, plan: Plan, tells: Tells) -> None:
             slot, at = tells.slot[said], tells.about[said] % ring.shape[2]
             if older:
                 open_ = np.isnan(ring[slot, k, at])
-                said, slot, at = said[open_], slot[open_], at[open_]
+                said, slot, at = (a[open_][::-1] for a in (said, slot, at))  # of several, the first keeps the place
             ring[slot, k, at] = values[said, k]
 
 

@@ -82,6 +82,18 @@ def test_what_the_newer_record_says_of_a_cell_counts_whatever_came_last():
     assert ring[13 % len(ring)] == 9.0
 
 
+def test_of_records_that_a_newer_one_has_overtaken_the_first_fills_the_gap_however_they_are_told():
+    rows = (11, 14, np.nan, 8.0), (11, 14, np.nan, 9.0)
+    together, apart = memory(), memory()
+    for m in (together, apart):
+        tell(m, PLAN, said((12, 12, 1.0, 1.0)))
+    tell(together, PLAN, said(*rows))
+    for row in rows:
+        tell(apart, PLAN, said(row))
+    at = 14 % together["told"].shape[2]
+    assert together["told"][0, 1, at] == apart["told"][0, 1, at] == 8.0
+
+
 def test_nothing_said_does_not_unsay_what_was():
     m = memory()
     tell(m, PLAN, said((12, 14, np.nan, 7.0)))
