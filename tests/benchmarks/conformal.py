@@ -1,6 +1,6 @@
 """How long bands take to hold what they promise after a jump in variance: a seasonal stream whose noise has `factor` times the variance.
 
-    python tests/benchmarks/conformal.py --factor 2 --seed 0
+    python -m tests.benchmarks.conformal --factor 2 --seed 0
 
 Eight series, season 24, noise that remembers half of itself; the jump is in the middle. One network instead of three: points hardly matter
 here. A row in conformal.csv: coverage of the 90 % band at leads 1, 2-6, 7-24 from step 400 on; and for a trailing window of 200 steps,
@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from prequential import run
 
 from models.learner import Config
+from tests.benchmarks.prequential import run
 
 SEASON, SERIES, WINDOW, COUNTED = 24, 8, 200, 900
 GROUPS = {"1": slice(0, 1), "2-6": slice(1, 6), "7-24": slice(6, 24)}
