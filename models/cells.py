@@ -168,7 +168,8 @@ class Unroll(torch.autograd.Function):
             i, f, g, _ = gates[t].chunk(4, 1)
             d_hidden = d_hidden + outputs[:, t]
             d_cell = torch.addcmul(d_cell + states[:, t], d_hidden, opened[t])
-            slope[t] *= torch.cat([d_cell * g, d_cell * cells[t], d_cell * i, d_hidden * raised[t]], 1)
+            for into, part in zip(slope[t].chunk(4, 1), (d_cell * g, d_cell * cells[t], d_cell * i, d_hidden * raised[t]), strict=True):
+                into.mul_(part)
             d_hidden = slope[t] @ again
             d_cell = d_cell * f
         d_again = slope.flatten(0, 1).t() @ before[:-1].flatten(0, 1)

@@ -207,5 +207,5 @@ def losses(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:
         torch.from_numpy(np.ascontiguousarray(a, np.float32)).to(device)
         for a in (lesson.x[at_x], lesson.blend[origin], lesson.paths[origin], lesson.target[origin], lesson.known[origin])
     )
-    said = ensemble.say([torch.cat(each) for each in zip(*spoken, strict=True)], x, blend, paths)
+    said = ensemble.say([torch.cat(each) if len(each) > 1 else each[0] for each in zip(*spoken, strict=True)], x, blend, paths)
     return torch.stack([heads.huber(s.point, target, known) + heads.pinball(s.quantiles, target, known, levels) for s in said])
