@@ -572,7 +572,7 @@ class Learner:
         behind = [*self.generations.values()][-2:][0]  # the newest may still be learnt: what is anchored now does not wait for it
         for wave in waves(cells.slot):
             self._take(Cells(*(c[wave] for c in cells)), behind)
-        whole = self._lesson(cells, instant)
+        whole = self._lesson(cells if self.taught else Cells(*(c[:0] for c in cells)), instant)
         decisions = [*self._drifted(), *self._decide(slots)]
         self.others.settle()
         self.pool.updates += 1
@@ -626,7 +626,8 @@ class Learner:
             self.pending.drop(found[had])
         self.learnt[slot] = rows
         self.others.regress(m, slot, cell, size, self._sizes)
-        self._drop_anchor(slot, cell, behind)
+        if self.taught:
+            self._drop_anchor(slot, cell, behind)
 
     def _compare(self, slot: np.ndarray, errors: np.ndarray, held: np.ndarray) -> None:
         """Errors of the model (N, H; signed, NaN: none) beside the series' own so far, once there are some."""
