@@ -15,30 +15,22 @@ from models import covariates
 from models.carry import Memory
 from models.covariates import LAGS, NOW, STANDS, Outlook
 from models.inputs import Shape, View, read
-from models.linear import BOUND, FORGET, GROUPS, RIDGE
+from models.linear import BOUND, RIDGE, Sums
 
 OWN = 3  # of the value's last changes
 BEFORE = 3  # leads up to a row's own, of which what is known ahead is seen: values follow causes late
 LEAST = 5  # rows a feature, below which nothing is said but the last value
 
 
-class Driven:
-    """Sums, and the coefficients solved from them, a group of leads an instant, in turn."""
-
-    ARRAYS = ("gram", "cross", "rows", "solved")
+class Driven(Sums):
+    """A group of leads is solved an instant, in turn."""
 
     def __init__(self, form: Shape) -> None:
-        self.form, self.plan = form, form.known
+        self.plan = form.known
         h = form.horizon
-        ends = [e for e in GROUPS if e < h] + [h]
-        self.groups = list(zip([0, *ends[:-1]], ends, strict=True))
         self.features = OWN + (0 if form.season is None else 2) + self.plan.number * (1 + LAGS) + len(self.plan.ahead) * (BEFORE + 1)
-        self.gram = np.zeros((h, self.features, self.features))
-        self.cross = np.zeros((h, self.features))
-        self.rows = np.zeros(h)
-        self.solved = np.zeros((1, h, self.features), np.float32)  # replaced, never changed in place: generations hold on to it
-        self.gain = 1.0  # of a new row: instead of everything fading, what is new is louder
-        self.turn = 0
+        f = self.features
+        super().__init__(form, (h, f, f), (h, f), (h,), (1, h, f))
 
     def see(self, changes: list[np.ndarray], size: np.ndarray, own: Outlook, leads: np.ndarray) -> np.ndarray:
         """Features (N, L, F) at `leads`, (L,) or (N, 1); `changes` of the value, (N, L) or (N, 1) each, in the series' own units.
@@ -68,13 +60,6 @@ class Driven:
     def say(self, x: np.ndarray, solved: np.ndarray) -> np.ndarray:
         """(N, H) changes from the level, in units of the series' one-step change; a row is the same whoever stands beside it."""
         return np.asarray((x * solved[0]).sum(2), np.float32)
-
-    def fade(self) -> None:
-        """An instant has passed."""
-        self.gain /= FORGET
-        if self.gain > 1e6:  # noqa: PLR2004 - long before anything overflows
-            self.gram, self.cross, self.rows = (sums / self.gain for sums in (self.gram, self.cross, self.rows))
-            self.gain = 1.0
 
     def take(self, m: Memory, slot: np.ndarray, cell: np.ndarray, size: np.ndarray) -> None:
         """What the newest closed cells (N,) teach: a row of each lead, from its origin as it was then."""
@@ -126,12 +111,3 @@ class Driven:
         fresh = self.solved.copy()
         fresh[0, enough] = torch.linalg.solve(gram, torch.from_numpy(self.cross[enough])).numpy()
         self.solved = fresh
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in self.ARRAYS} | {"gain": np.array([self.gain]), "turn": np.array([self.turn])}
-
-    def load(self, columns: dict[str, np.ndarray]) -> None:
-        """The inverse of `state`."""
-        for name in self.ARRAYS:
-            setattr(self, name, columns[name].copy())
-        self.gain, self.turn = float(columns["gain"][0]), int(columns["turn"][0])

@@ -39,25 +39,47 @@ class Related(NamedTuple):
     newest: np.ndarray  # (N, C) the newest cell that may be read
 
 
-class Linear:
-    """Sums, and the coefficients solved from them, a column's group of leads an instant, in turn."""
+class Sums:
+    """Normal equations that forget, and the coefficients solved from them."""
 
     ARRAYS = ("gram", "cross", "rows", "solved")
 
-    def __init__(self, form: Shape, *, columns: int = 0) -> None:
-        """`columns` of a wide record; 0: every series by itself."""
-        self.form, self.columns = form, columns
-        h, count = form.horizon, max(columns, 1)
-        ends = [e for e in GROUPS if e < h] + [h]
+    def __init__(self, form: Shape, gram: tuple[int, ...], cross: tuple[int, ...], rows: tuple[int, ...], solved: tuple[int, ...]) -> None:
+        """Of these shapes; for leads in the groups that end at `GROUPS`."""
+        self.form = form
+        ends = [e for e in GROUPS if e < form.horizon] + [form.horizon]
         self.groups = list(zip([0, *ends[:-1]], ends, strict=True))
-        self.features = features(form, columns)
-        self.gram = np.zeros((count, len(self.groups), self.features, self.features))
-        self.cross = np.zeros((count, self.features, h))
-        self.rows = np.zeros((count, len(self.groups)))
-        # Coefficients; replaced, never changed in place: generations hold on to them
-        self.solved = np.zeros((count, self.features, -(-h // WIDTH) * WIDTH), np.float32)
+        self.gram, self.cross, self.rows = np.zeros(gram), np.zeros(cross), np.zeros(rows)
+        self.solved = np.zeros(solved, np.float32)  # replaced, never changed in place: generations hold on to it
         self.gain = 1.0  # of a new row: instead of everything fading, what is new is louder
         self.turn = 0
+
+    def fade(self) -> None:
+        """An instant has passed."""
+        self.gain /= FORGET
+        if self.gain > 1e6:  # noqa: PLR2004 - long before anything overflows
+            self.gram, self.cross, self.rows = (sums / self.gain for sums in (self.gram, self.cross, self.rows))
+            self.gain = 1.0
+
+    def state(self) -> dict[str, np.ndarray]:
+        return {name: getattr(self, name) for name in self.ARRAYS} | {"gain": np.array([self.gain]), "turn": np.array([self.turn])}
+
+    def load(self, columns: dict[str, np.ndarray]) -> None:
+        """The inverse of `state`."""
+        for name in self.ARRAYS:
+            setattr(self, name, columns[name].copy())
+        self.gain, self.turn = float(columns["gain"][0]), int(columns["turn"][0])
+
+
+class Linear(Sums):
+    """A column's group of leads is solved an instant, in turn."""
+
+    def __init__(self, form: Shape, *, columns: int = 0) -> None:
+        """`columns` of a wide record; 0: every series by itself."""
+        self.columns, self.features = columns, features(form, columns)
+        h, f, count = form.horizon, self.features, max(columns, 1)
+        groups = sum(e < h for e in GROUPS) + 1
+        super().__init__(form, (count, groups, f, f), (count, f, h), (count, groups), (count, f, -(-h // WIDTH) * WIDTH))
 
     def see(
         self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, size: np.ndarray, related: Related | None
@@ -102,13 +124,6 @@ class Linear:
             out[mine] = said[: len(mine), : self.form.horizon].numpy()
         return out
 
-    def fade(self) -> None:
-        """An instant has passed."""
-        self.gain /= FORGET
-        if self.gain > 1e6:  # noqa: PLR2004 - long before anything overflows
-            self.gram, self.cross, self.rows = (sums / self.gain for sums in (self.gram, self.cross, self.rows))
-            self.gain = 1.0
-
     def rows_of(self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray) -> list[tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]]:
         """For each group of leads: which of the newest closed cells (N,) complete a row, its origin, its level and its targets."""
         out = []
@@ -144,15 +159,6 @@ class Linear:
         fresh = self.solved.copy()
         fresh[c, :, first:end] = torch.linalg.solve(gram, torch.from_numpy(self.cross[c, :, first:end].copy())).numpy()
         self.solved = fresh
-
-    def state(self) -> dict[str, np.ndarray]:
-        return {name: getattr(self, name) for name in self.ARRAYS} | {"gain": np.array([self.gain]), "turn": np.array([self.turn])}
-
-    def load(self, columns: dict[str, np.ndarray]) -> None:
-        """The inverse of `state`."""
-        for name in self.ARRAYS:
-            setattr(self, name, columns[name].copy())
-        self.gain, self.turn = float(columns["gain"][0]), int(columns["turn"][0])
 
 
 def features(form: Shape, columns: int) -> int:
