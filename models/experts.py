@@ -14,7 +14,7 @@ from models.carry import MANY, Memory
 from models.cells import CELLS
 from models.driven import Driven
 from models.inputs import CLIP, Shape, View
-from models.linear import Linear, Related, affordable
+from models.linear import Linear, Related, Sums, affordable
 from models.mixture import OWN_RATE, Mixture, Weights
 
 MIXTURES = ("mixture", "nets", "mixture-without-nets", "linear")  # models made of several experts, or of one that is no network
@@ -32,6 +32,9 @@ class Experts:
         self.columns = columns if columns > 1 and affordable(form, columns) else 0
         self.linear = [Linear(form), *([Linear(form, columns=self.columns)] if self.columns else [])]
         self.driven = Driven(form) if form.known.number else None
+        self.sums: dict[str, Sums] = {f"linear {k}": one for k, one in enumerate(self.linear)}  # as a snapshot names them
+        if self.driven is not None:
+            self.sums["linear covariates"] = self.driven
         nets = [cell] if members == 1 else [f"{cell} {k + 1}" for k in range(members)]
         seasonal = [] if form.season is None else ["seasonal_naive"]
         lines = ["linear", "linear related"][: len(self.linear)] + (["linear covariates"] if self.driven else [])
@@ -63,7 +66,7 @@ class Experts:
     @property
     def solved(self) -> tuple[np.ndarray, ...]:
         """The linear experts' coefficients as they stand, for good."""
-        return tuple(one.solved for one in self.linear) + (() if self.driven is None else (self.driven.solved,))
+        return tuple(one.solved for one in self.sums.values())
 
     def lines(
         self,
@@ -80,7 +83,7 @@ class Experts:
     ) -> list[np.ndarray]:
         """(N, H) what each linear expert says, less the level, in units of the scale."""
         out = []
-        for linear, coefficients in zip(self.linear, solved, strict=self.driven is None):
+        for linear, coefficients in zip(self.linear, solved[: len(self.linear)], strict=True):
             related = self._related(linear, m, slot, m["newest"], sizes)
             out.append(linear.say(linear.see(m["ring"], slot, cell, level, size, related), m["column"][slot], coefficients))
         if self.driven is not None:
@@ -130,8 +133,9 @@ class Experts:
 
     def regress(self, m: Memory, slot: np.ndarray, cell: np.ndarray, size: np.ndarray, sizes: Sizes) -> None:
         """What the newest closed cells (N,) complete for the linear experts."""
+        for one in self.sums.values():
+            one.fade()
         for linear in self.linear:
-            linear.fade()
             for group, (fine, origin, level, target) in enumerate(linear.rows_of(m["closed"], slot, cell)):
                 if not fine.size:
                     continue
@@ -141,7 +145,6 @@ class Experts:
                     change = (target - level[:, None]) / size[fine, None]
                 linear.learn(group, x, m["column"][mine], change)
         if self.driven is not None:
-            self.driven.fade()
             self.driven.take(m, slot, cell, size)
 
     def mix(self, m: Memory, slot: np.ndarray, said: np.ndarray, met: np.ndarray) -> np.ndarray:
@@ -158,10 +161,8 @@ class Experts:
     def settle(self) -> None:
         """Weights and coefficients anew: an instant has been learnt."""
         self.mixture.weigh()
-        for linear in self.linear:
-            linear.solve()
-        if self.driven is not None:
-            self.driven.solve()
+        for one in self.sums.values():
+            one.solve()
 
     def forget(self) -> None:
         """Who is how good is open again; what the linear experts have learnt stays."""
@@ -176,13 +177,10 @@ class Experts:
 
     def state(self) -> dict[str, dict[str, np.ndarray]]:
         """Groups of arrays by name."""
-        groups = {"mixture": self.mixture.state()} | {f"linear {k}": linear.state() for k, linear in enumerate(self.linear)}
-        return groups if self.driven is None else groups | {"linear covariates": self.driven.state()}
+        return {"mixture": self.mixture.state()} | {name: one.state() for name, one in self.sums.items()}
 
     def load(self, groups: Mapping[str, dict[str, np.ndarray]]) -> None:
         """The inverse of `state`; raises KeyError or ValueError where it does not fit."""
         self.mixture.load(groups["mixture"])
-        for k, linear in enumerate(self.linear):
-            linear.load(groups[f"linear {k}"])
-        if self.driven is not None:
-            self.driven.load(groups["linear covariates"])
+        for name, one in self.sums.items():
+            one.load(groups[name])

@@ -54,11 +54,8 @@ def backtest(
     which each forecast knows the values at all its leads. `clock`: for `totals.seconds`.
     """
     on = grid(step)
-    names = (*dict.fromkeys([*covariates, *ahead]),)
-    found, zone = arranged(frame, on, names)
-    config = Config(
-        horizon=horizon, season=season, step_us=on.step_us, model=model, seed=seed, covariates=names, ahead=(*dict.fromkeys(ahead),)
-    )
+    config = asked(on, covariates, ahead, horizon=horizon, season=season, model=model, seed=seed)
+    found, zone = arranged(frame, on, config.covariates)
     loop = Prequential(found, config, split=Split(warmup, validation, test), scale=scale, disorder=disorder, clock=clock)
     kept: list[pl.DataFrame] = []
     origins = loop.tally.origins
@@ -92,11 +89,8 @@ def forecast(
     behind the end tell, whose y is missing.
     """
     on = grid(step)
-    names = (*dict.fromkeys([*covariates, *ahead]),)
-    found, zone = arranged(frame, on, names)
-    config = Config(
-        horizon=horizon, season=season, step_us=on.step_us, model=model, seed=seed, covariates=names, ahead=(*dict.fromkeys(ahead),)
-    )
+    config = asked(on, covariates, ahead, horizon=horizon, season=season, model=model, seed=seed)
+    found, zone = arranged(frame, on, config.covariates)
     # forecasts that go beyond the end cannot be scored; a history that is shorter than the horizon is forecast all the same
     short = max(0, warmup + validation + horizon + 1 - len(found.values))
     padded = found._replace(values=np.concatenate([found.values, np.full((short, found.values.shape[1]), np.nan)]))
@@ -121,6 +115,11 @@ def chosen(step: Step, rows: np.ndarray) -> Step:
 
 
 # In
+
+
+def asked(on: Grid, covariates: Sequence[str], ahead: Sequence[str], **fields: Any) -> Config:
+    """The learner of a frame: what is known ahead is a covariate, too."""
+    return Config(step_us=on.step_us, covariates=(*dict.fromkeys([*covariates, *ahead]),), ahead=(*dict.fromkeys(ahead),), **fields)
 
 
 def arranged(frame: Any, on: Grid, covariates: Sequence[str] = ()) -> tuple[Matrix, str | None]:

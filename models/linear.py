@@ -54,6 +54,10 @@ class Sums:
         self.gain = 1.0  # of a new row: instead of everything fading, what is new is louder
         self.turn = 0
 
+    def solve(self) -> None:
+        """The coefficients of those whose turn it is."""
+        raise NotImplementedError
+
     def fade(self) -> None:
         """An instant has passed."""
         self.gain /= FORGET

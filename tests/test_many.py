@@ -228,6 +228,16 @@ def read(gather, turns):
     return events
 
 
+def assert_goes_on(rules, turns, at):
+    """A gather that is restored before a turn does from there on what the one that it was taken of does."""
+    gather = Gather(rules, [Source("t", p) for p in range(2)])
+    read(gather, turns[:at])
+    restored = Gather.restore(rules, gather.state())
+    assert restored.state() == gather.state()
+    assert repr(read(restored, turns[at:])) == repr(read(gather, turns[at:]))
+    assert restored.state() == gather.state()
+
+
 numbers = st.integers(-(10**6), 10**6).map(lambda n: n / 7) | st.sampled_from([1e30, -1e30, 1e-30])
 
 
@@ -274,12 +284,7 @@ def test_polls_and_interleavings_do_not_show_and_the_values_are_those_of_each_lo
 def test_a_restored_gather_goes_on_as_if_nothing_had_been(found, rules, data):
     turns = [*polls(found, [cut(data.draw, rows) for rows in found], random.Random(0))]
     at = data.draw(st.integers(0, len(turns)))
-    gather = Gather(rules, [Source("t", p) for p in range(2)])
-    read(gather, turns[:at])
-    restored = Gather.restore(rules, gather.state())
-    assert restored.state() == gather.state()
-    assert repr(read(restored, turns[at:])) == repr(read(gather, turns[at:]))
-    assert restored.state() == gather.state()
+    assert_goes_on(rules, turns, at)
 
 
 @settings(max_examples=200, deadline=None)

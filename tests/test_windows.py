@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_gather_identities import by_name, learnt_and_forgotten
 from test_learn import HOUR, log, run, schedule, spec, told
-from test_many import cut, polls, read
+from test_many import assert_goes_on, cut, polls, read
 from test_operate import replay
 from test_operate import settings as flags
 
@@ -221,12 +221,7 @@ def test_what_is_learnt_are_the_sessions_of_all_that_was_not_late(found, rules):
 def test_a_restored_gather_goes_on_as_if_nothing_had_been(found, rules, data):
     turns = [*polls(found, [cut(data.draw, rows) for rows in found], random.Random(0))]
     at = data.draw(st.integers(0, len(turns)))
-    gather = Gather(rules, [Source("t", p) for p in range(2)])
-    read(gather, turns[:at])
-    restored = Gather.restore(rules, gather.state())
-    assert restored.state() == gather.state()
-    assert repr(read(restored, turns[at:])) == repr(read(gather, turns[at:]))
-    assert restored.state() == gather.state()
+    assert_goes_on(rules, turns, at)
 
 
 # With a learner
