@@ -153,14 +153,22 @@ def gaps(lags: np.ndarray) -> np.ndarray:
 
 
 def features(
-    v: View, cell: np.ndarray, naive: np.ndarray, scale: np.ndarray, carry_gap: np.ndarray, form: Shape, outlook: np.ndarray
+    v: View,
+    cell: np.ndarray,
+    naive: np.ndarray,
+    scale: np.ndarray,
+    lasting: np.ndarray,
+    carry_gap: np.ndarray,
+    form: Shape,
+    outlook: np.ndarray,
 ) -> np.ndarray:
     """(N, F) float32, finite, within +-CLIP; naive (N, 3, H) float32 errors of the naive paths in units of `scale` (N,).
 
-    `outlook` (N, W): see models.covariates.
+    `lasting` (N, H): see models.scale.last; `outlook` (N, W): see models.covariates.
     """
     kind, last, drift = (np.ascontiguousarray(naive[:, k][:, form.units]) for k in range(3))
-    unit = scale * kind[:, min(2, kind.shape[1] - 1)]
+    middle = min(2, kind.shape[1] - 1)
+    unit = scale * kind[:, middle] * lasting[:, form.units[middle]]
     seen = ~np.isnan(v.lags)
     parts = [
         bounded(v.lags[:, : LAGS - 1] / unit[:, None]),
@@ -195,12 +203,13 @@ def bounded(x: np.ndarray) -> np.ndarray:
     return np.asarray(x)
 
 
-def bearings(v: View, naive: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bearings(v: View, naive: np.ndarray, scale: np.ndarray, lasting: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where naive forecasts point, and the unit of each lead.
 
-    Returns the blend (N, H), the paths (N, 3, H), both in units, and the unit (N, H) in the series' own: the best naive error.
+    Returns the blend (N, H), the paths (N, 3, H), both in units, and the unit (N, H) in the series' own: the best naive error, as it has
+    been for long.
     """
-    unit = scale[:, None] * np.maximum(naive.min(1), FLOOR)
+    unit = units(naive, scale) * lasting
     drift = v.last - v.offset
     known = np.stack([np.ones(v.last.shape, bool), ~np.isnan(v.last), ~np.isnan(drift)], 1)
     weight = np.where(known, naive, np.inf).astype(np.float64)
@@ -214,3 +223,8 @@ def bearings(v: View, naive: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray,
 
 
 FLOOR = 0.2  # naive errors in units of the one-step change; below it a lead's unit would blow up its errors
+
+
+def units(naive: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """(N, H) what errors of each lead are measured in: today's best naive error, in the series' own units."""
+    return np.asarray(scale[:, None] * np.maximum(naive.min(1), FLOOR))

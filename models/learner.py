@@ -29,7 +29,7 @@ from models.experts import MIXTURES, Experts
 from models.gaps import gaps
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
-from models.inputs import CLIP, FLOOR, LAGS, View
+from models.inputs import CLIP, LAGS, View
 from models.network import Ensemble, Flat
 from models.replay import Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
@@ -37,7 +37,6 @@ from models.score import BASELINES, REASONS
 __all__ = ["REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learner", "Step", "Tells"]
 
 START = -(1 << 60)  # the generation before anything has been learnt
-ORIGINS = (1, 12)  # steps back from a closed cell to the ends of the chains it teaches
 TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
@@ -185,6 +184,7 @@ class Learner:
         self.config = config
         self.experts = (BY.get(config.model, config.model), *BASELINES)
         self.taught = config.model in {*CELLS, "mixture", "nets"}
+        self.origins = (1, max(LAGS, config.horizon - LAGS))  # steps back to the ends of the chains that a closed cell teaches
         self.members = config.members if self.taught and config.model in MIXTURES else 1
         cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
         self.device = torch.device("cuda" if cuda else "cpu")
@@ -249,7 +249,7 @@ class Learner:
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
-        farthest = max(c.horizon, *ORIGINS) + LAGS * c.truncation
+        farthest = max(c.horizon, *self.origins) + LAGS * c.truncation
         sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE, "outlooks": farthest + LAGS + SPARE}
         kept = {
             "tails": len(self.tails),
@@ -413,8 +413,8 @@ class Learner:
         v = inputs.view(m["ring"], slot, cell, level, self.form)
         phase = cell % LAGS
         carry, carried = self._goes_on_from(m, "ring", ("carry", "carried"), slot, cell)
-        x = inputs.features(v, cell, naive, size, self._gap(cell, carried), self.form, now.outlook)
-        blend, paths, unit = inputs.bearings(v, naive, size)
+        x = inputs.features(v, cell, naive, size, rows["lasting"], self._gap(cell, carried), self.form, now.outlook)
+        blend, paths, unit = inputs.bearings(v, naive, size, rows["lasting"])
         paths = np.concatenate([paths, covariates.paths(self.form.known, now.outlook)], 1) if self.form.known.ahead else paths
         points, medians, quantiles, after = self._run(then, x, carry, blend, paths)
         m["carry"][slot[observed], phase[observed]] = after[observed]
@@ -477,12 +477,12 @@ class Learner:
         self, then: Generation, m: Memory, ring: str, names: tuple[str, str], slot: np.ndarray, cell: np.ndarray, value: np.ndarray
     ) -> None:
         """Advance carries of a memory over one observed cell each, and forecast nothing."""
-        _, size, naive = self._learnt_by(then, slot, value)
+        rows, size, naive = self._learnt_by(then, slot, value)
         v = inputs.view(m[ring], slot, cell, value, self.form)
         known = self.form.known  # of a cell that a newer one has overtaken, nothing: no forecast was made there
         outlook = covariates.kept(m, known, slot, cell) if ring == "closed" else covariates.unknown(known, len(slot))
         carry, carried = self._goes_on_from(m, ring, names, slot, cell)
-        x = inputs.features(v, cell, naive, size, self._gap(cell, carried), self.form, outlook)
+        x = inputs.features(v, cell, naive, size, rows["lasting"], self._gap(cell, carried), self.form, outlook)
         m[names[0]][slot, cell % LAGS] = self._step(then, x, carry)
         m[names[1]][slot, cell % LAGS] = cell
 
@@ -532,7 +532,7 @@ class Learner:
         errors[:, 0] = np.where(net < actual, -errors[:, 0], errors[:, 0])
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
-        unit = now.size[rows, None] * np.maximum(now.naive[rows].min(1), FLOOR)
+        unit = inputs.units(now.naive[rows], now.size[rows]) * now.rows["lasting"][rows]
         with np.errstate(over="ignore", invalid="ignore"):
             said = self.others.heard(m["parts"][place].transpose(0, 2, 1) * size[:, None], seasonal - level, unit)
             met = np.clip(np.where(due, (actual - level) / unit, np.nan), -CLIP, CLIP)
@@ -615,6 +615,9 @@ class Learner:
         self.pool.relate(rows["scale"], cells.value)
         residual = baselines.errors(m["closed"], slot, cell, self.form) / size[:, None, None]
         rows["naive"] = self.pool.naively(m, slot, residual)
+        m["long"][slot], rows["lasting"] = scale.last(
+            m["long"][slot], m["changes"][slot], inputs.units(rows["naive"].astype(np.float32), size)
+        )
         found = self.pending.find(slot, cell)
         had = np.flatnonzero(found >= 0)
         if had.size:
@@ -651,12 +654,12 @@ class Learner:
     def _lesson(self, cells: Cells, instant: int) -> lesson.Lesson:
         """Chains that end a few steps before these cells, and some of long ago."""
         c, m = self.config, self.memory
-        chosen = self._chosen(cells, instant, c.rows // len(ORIGINS))
-        end = (cells.cell[chosen] - np.array(ORIGINS)[:, None]).ravel()
-        of = self.series(np.tile(cells.slot[chosen], len(ORIGINS)))
+        chosen = self._chosen(cells, instant, c.rows // len(self.origins))
+        end = (cells.cell[chosen] - np.array(self.origins)[:, None]).ravel()
+        of = self.series(np.tile(cells.slot[chosen], len(self.origins)))
         now, origins = lesson.chains(m, of, end, depth=c.truncation, origins=TAUGHT, form=self.form)
         past = self.replay.draw(c.replayed, (c.seed, instant & ((1 << 63) - 1)))
-        keep = self._chosen(Cells(*(a[chosen] for a in cells)), instant + 1, REMEMBERED)  # of the chains that end at ORIGINS[0]
+        keep = self._chosen(Cells(*(a[chosen] for a in cells)), instant + 1, self.replay.wanted)  # of the newest chains
         self.waiting.add(lesson.stored(now, origins, np.isin(origins.asked, keep), m["key"], c.truncation))
         self.replay.add(lesson.labelled(self.waiting.take(m["closed_newest"], c.horizon), m, self.form))
         return lesson.together(now, past)
@@ -668,7 +671,7 @@ class Learner:
         level = m["closed"][slot, m["closed_newest"][slot] % m["closed"].shape[1]]
         known = rows["naive"].astype(np.float32)
         naive = np.where(np.isnan(known), self.pool.naive, known)
-        return lesson.Series(slot, scale.usable(rows["scale"], level, self.pool.relative), naive)
+        return lesson.Series(slot, scale.usable(rows["scale"], level, self.pool.relative), naive, rows["lasting"])
 
     def _chosen(self, cells: Cells, salt: int, most: int) -> np.ndarray:
         """At most so many of the cells, by hash of (series, cell) and the instant; in their own order."""
@@ -795,7 +798,6 @@ class Learner:
 
 
 BY = {"nets": "mixture", "mixture-without-nets": "mixture"}  # what a forecast calls them
-REMEMBERED = 8  # chains that the pool takes a learning instant: its memory is `replay` / this many instants
 
 
 def finite(x: np.ndarray) -> np.ndarray:

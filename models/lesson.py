@@ -50,6 +50,7 @@ class Series(NamedTuple):
     slot: np.ndarray  # (N,)
     scale: np.ndarray  # (N,)
     naive: np.ndarray  # (N, 3, H)
+    lasting: np.ndarray  # (N, H) see models.scale.last
 
 
 def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: int, form: Shape) -> tuple[Lesson, Origins]:
@@ -72,14 +73,14 @@ def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: 
     previous = np.roll(cell, 1)
     previous[first] = anchored[full]
     gap = np.where(previous > NEVER, (cell - previous) // LAGS - 1, 0)
-    slot, scale, naive = (a[full[who]] for a in of)
+    slot, scale, naive, lasting = (a[full[who]] for a in of)
     v = view(ring, slot, cell, read(ring, slot, cell[:, None])[:, 0], form)
     outlook = covariates.kept(memory, form.known, slot, cell)
-    x = features(v, cell, naive, scale, gap, form, outlook)
+    x = features(v, cell, naive, scale, lasting, gap, form, outlook)
     place = np.arange(len(cell)) - first[who]
     taught = np.flatnonzero(place >= lengths[who] - origins)
     v = type(v)(*(a[taught] for a in v))
-    blend, paths, unit = bearings(v, naive[taught], scale[taught])
+    blend, paths, unit = bearings(v, naive[taught], scale[taught], lasting[taught])
     if form.known.ahead:
         paths = np.concatenate([paths, covariates.paths(form.known, outlook[taught])], 1)
     target, known = labels(ring, memory["closed_newest"], slot[taught], cell[taught], v.level, unit, form)

@@ -24,12 +24,13 @@ class Manner(NamedTuple):
     seasonal: bool  # it corrects a blend of naive forecasts that knows the season; else the last value
     whole: bool  # it sees the season; else only the series' own last changes
     week: bool  # it sees the day of the week, which learning online takes for more than it is where weeks are all alike
+    direct: bool  # its head hears the inputs beside the cell: better at the first lead, worse at long ones where the stream storms
 
 
 MANNERS = (
-    Manner(seasonal=True, whole=True, week=True),
-    Manner(seasonal=False, whole=True, week=False),
-    Manner(seasonal=False, whole=False, week=False),
+    Manner(seasonal=True, whole=True, week=True, direct=True),
+    Manner(seasonal=False, whole=True, week=False, direct=False),
+    Manner(seasonal=False, whole=False, week=False, direct=False),
 )
 
 
@@ -82,7 +83,11 @@ class Network(nn.Module):
 
     def say(self, output: Tensor, x: Tensor, blend: Tensor, paths: Tensor) -> Said:
         """Cell output (B, D), inputs (B, F), the naive blend (B, H) and the paths (B, P, H), naive ones first -> forecasts."""
-        raw = linear(torch.cat([output, self._seen(x)], 1), self.head, self.head_bias).view(len(x), -1, self.horizon)
+        if self.manner.direct:
+            raw = linear(torch.cat([output, self._seen(x)], 1), self.head, self.head_bias)
+        else:  # all members have as many weights, so that they lie in one vector side by side
+            raw = linear(output, self.head[:, : output.shape[1]], self.head_bias)
+        raw = raw.view(len(x), -1, self.horizon)
         point = raw[:, 0]
         if self.manner.seasonal:
             point = blend + point + (raw[:, 1 : 1 + PATHS] * paths[:, :PATHS]).sum(1)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+FILLING = 8  # rows that an instant puts into a pool that is not full; then one, so that it remembers as many instants as it has rows
+
 
 class Replay:
     """A ring of rows; which arrays a row has: a table of name -> (dtype, shape of a row)."""
@@ -20,6 +22,11 @@ class Replay:
 
     def __len__(self) -> int:
         return min(self.put, self.capacity)
+
+    @property
+    def wanted(self) -> int:
+        """Rows of an instant that it has room for."""
+        return FILLING if self.put < self.capacity else 1
 
     def add(self, rows: dict[str, np.ndarray]) -> None:
         """Put rows in; the oldest make room."""

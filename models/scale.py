@@ -12,6 +12,8 @@ import numpy as np
 ROBUST = 10.0  # one change counts for at most this many scales: a single 1e300 may not hide all that follows
 SETTLED = 10  # changes after which `ROBUST` holds
 MEMORY = 0.002  # rate of forgetting, once 1 / count is smaller
+LASTING = 1e-4  # the same of what lasts
+WITHIN = 4.0  # what lasts counts as at most this many times today's, or this part of it
 TINY = 1e-9  # of the level: smaller changes than this are rounding
 LEAST = 1e-30
 UNDECIDED = -1  # who serves: as all series together
@@ -23,6 +25,7 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
             ("scale", np.float64),  # mean one-step change; NaN: not known yet
             ("mean", np.float64),  # of values, slowly forgetting; NaN: not known yet
             ("naive", np.float16, (3, horizon)),  # errors of the naive forecasts in units of it; NaN: not known yet
+            ("lasting", np.float16, (horizon,)),  # what the least of them has been for long, as a multiple of it
             ("served", np.int8, (horizon,)),  # models.score.code, or UNDECIDED
             ("lean", np.float16, lean),  # to the voices of the mixture, beside all series together: see models.mixture
             ("stretch", np.float16, (2, horizon)),  # factor on the distance of quantiles from the median, below and above
@@ -33,7 +36,7 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
 def blank(count: int, horizon: int, lean: tuple[int, int]) -> np.ndarray:
     """Rows of series of which nothing is learnt."""
     rows = np.zeros(count, learnt(horizon, lean))
-    rows["scale"], rows["mean"], rows["naive"], rows["served"], rows["stretch"] = np.nan, np.nan, np.nan, UNDECIDED, 1
+    rows["scale"], rows["mean"], rows["naive"], rows["served"], rows["lasting"], rows["stretch"] = np.nan, np.nan, np.nan, UNDECIDED, 1, 1
     return rows
 
 
@@ -89,3 +92,13 @@ def usable(scale: np.ndarray, level: np.ndarray, relative: float) -> np.ndarray:
     size = np.abs(level)
     guess = np.where(size > 0, size * relative, 1.0)
     return np.asarray(np.clip(np.where(np.isnan(scale), guess, scale), np.maximum(size * TINY, LEAST), 1e300))
+
+
+def last(long: np.ndarray, changes: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What units (N, H) have been for long, after one more of each; and that as a multiple of today's, which networks measure in.
+
+    In today's own a storm looks like any hour, and counts like one. But where a series has all but stopped, or has grown out of what
+    it was, today's are what there is: hence `WITHIN`.
+    """
+    long = np.minimum(mean(long, changes[:, None], unit, LASTING), 1e37)
+    return long, np.clip(long / unit, 1 / WITHIN, WITHIN)

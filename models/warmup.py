@@ -20,10 +20,10 @@ from models.carry import Memory, memory
 from models.descent import Descent
 from models.generation import Generation
 from models.inputs import LAGS
-from models.learner import REMEMBERED, Learner
+from models.learner import Learner
 from models.network import Ensemble
 
-DEPTH = 10  # dilated steps of a chain, from an empty carry: 20 are no better (LOG 2026-11-26)
+DEPTH = 20  # dilated steps of a chain, from an empty carry: 10 lose 1 % where no storm drowns it (LOG 2026-11-26)
 ROWS = 224  # chains a step
 PASS = 20_000  # chains of one pass, at most
 WATCHED = 2_500  # chains that are looked at after each pass
@@ -146,7 +146,7 @@ def _recall(learner: Learner, history: History, shelf: Memory, until: int) -> No
     """Carries, anchors and the pool anew, under the weights that now serve: from empty carries on, over the last rows."""
     m, slots, depth = learner.memory, history.slots, learner.config.truncation
     then = [*learner.generations.values()][-1]
-    remembered = until - learner.config.replay // REMEMBERED
+    remembered = until - learner.config.replay
     for row in range(max(0, min(remembered, until) - LAGS * (DEPTH + depth)), until):
         _follow(learner, then, shelf, ("carry", "carried"), history, row)
         back = row - 1 - LAGS * depth
@@ -154,7 +154,7 @@ def _recall(learner: Learner, history: History, shelf: Memory, until: int) -> No
             continue
         _follow(learner, then, shelf, ("anchor", "anchored"), history, back)
         if row > remembered:
-            of = learner.series(slots[np.sort(np.random.default_rng((learner.config.seed, row)).permutation(len(slots))[:REMEMBERED])])
+            of = learner.series(np.random.default_rng((learner.config.seed, row)).choice(slots, 1))
             end = np.full(len(of.slot), history.first + row - 1)
             shelf["closed_newest"][slots] = history.first + row
             now, origins = lesson.chains(shelf, of, end, depth=depth, origins=1, form=learner.form)

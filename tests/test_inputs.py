@@ -12,6 +12,7 @@ from models.inputs import CLIP, LAGS, bearings, features, shape, view
 FORM = shape(10, 8, 3_600_000_000)
 RING = FORM.reach + 4
 NAIVE = np.ones((1, 3, 10), np.float32)
+LASTING = np.ones((1, 10), np.float16)
 
 
 def seen(values, cell, form=FORM, scale=1.0):
@@ -20,8 +21,8 @@ def seen(values, cell, form=FORM, scale=1.0):
     ring[0] = values
     slot, at = np.array([0]), np.array([cell])
     v = view(ring, slot, at, ring[0, [cell]], form)
-    x = features(v, at, NAIVE, np.array([scale]), np.zeros(1), form, unknown(form.known, 1))
-    return v, x, bearings(v, NAIVE, np.array([scale]))
+    x = features(v, at, NAIVE, np.array([scale]), LASTING, np.zeros(1), form, unknown(form.known, 1))
+    return v, x, bearings(v, NAIVE, np.array([scale]), LASTING)
 
 
 VALUES = np.random.default_rng(0).normal(0, 3, RING + 20)
@@ -80,7 +81,7 @@ def test_the_blend_leans_on_what_has_been_better():
     for better, wanted in ((0, np.zeros(10)), (1, v.last[0]), (2, (v.last - v.offset)[0])):
         naive = np.ones((1, 3, 10), np.float32)
         naive[0, better] = 0.3
-        blend, _, unit = bearings(v, naive, np.ones(1))
+        blend, _, unit = bearings(v, naive, np.ones(1), LASTING)
         bound = CLIP * 0.3  # units are the best naive error
         np.testing.assert_allclose((blend * unit)[0], np.clip(wanted, -bound, bound), atol=0.05 * np.abs(VALUES).max())
 
