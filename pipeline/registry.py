@@ -20,6 +20,7 @@ import platform
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib.metadata import version as installed
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -202,14 +203,14 @@ class Registry:
 
     def resolve(self, name: str) -> str:
         """The version that an alias lies on, or that has this name. Raises UnknownVersion."""
+        if NAME.fullmatch(name):
+            return name
         aliases = msgspec.structs.asdict(self.last().now)
-        if name in aliases:
-            if aliases[name] is None:
-                raise UnknownVersion(f"there is no {name}: `models list` shows which versions there are")
-            return str(aliases[name])
-        if not NAME.fullmatch(name):
+        if name not in aliases:
             raise UnknownVersion(f"{plain(name)}: no version; allowed: champion, challenger, previous, or 16 hexadecimal digits")
-        return name
+        if aliases[name] is None:
+            raise UnknownVersion(f"there is no {name}: `models list` shows which versions there are")
+        return str(aliases[name])
 
     def manifest(self, version: str) -> Manifest:
         """What a version says of itself. Raises UnknownVersion, Damaged, ForeignFormat."""
@@ -274,20 +275,17 @@ class Registry:
             seed=seed,
             data=data,
             metrics={name: float(value) for name, value in metrics.items()},
-            made_with={name: installed(name) for name in MADE_WITH} | {"python": platform.python_version()},
+            made_with=made_with(),
             lineage=self._lineage(parent),
             parameters=parameters,
             files={WEIGHTS: File(len(body), hashlib.sha256(body).hexdigest())},
         )
         self._refuse_marked(version)
         folder = f"versions/{version}"
-        if MANIFEST in self._store.names(folder):
+        there = MANIFEST in self._store.names(folder)
+        self._ensure(f"{folder}/{WEIGHTS}", body, there=there)
+        if there:
             return self._same(manifest)
-        try:
-            self._store.create(f"{folder}/{WEIGHTS}", body)
-        except FileExistsError:  # of somebody who publishes the same now, or who died before its model.json
-            if self._store.read(f"{folder}/{WEIGHTS}") != body:
-                raise Damaged(f"{self.place}/{folder}/{WEIGHTS} belongs to nothing and is in the way: remove it") from None
         try:
             self._store.create(f"{folder}/{MANIFEST}", sealed(manifest))
         except FileExistsError:
@@ -329,12 +327,25 @@ class Registry:
         before = self.manifest(parent)
         return (Ancestor(before.version, before.created_at), *before.lineage)
 
+    def _ensure(self, path: str, body: bytes, *, there: bool) -> None:
+        """The weights are there, as of now, of a version that is `there`, or of who publishes the same, or did until he died."""
+        try:
+            self._store.create(path, body)
+        except FileExistsError:
+            if not there and self._read(path) != body:
+                raise Damaged(f"{self.place}/{path} belongs to nothing and is in the way: remove it") from None
+
+    def _read(self, path: str) -> bytes:
+        try:
+            return self._store.read(path)
+        except FileNotFoundError:  # it was there
+            raise BeingRemoved(f"`models gc` has just removed {self.place}/{path}: do this again") from None
+
     def _same(self, wanted: Manifest) -> Manifest:
         try:
             there, _ = self.whole(wanted.version)
-        except (Damaged, UnknownVersion):
-            self._refuse_marked(wanted.version)  # that is why
-            raise
+        except UnknownVersion:  # it was there
+            raise BeingRemoved(f"`models gc` has just removed version {wanted.version}: do this again") from None
         if there.shape != wanted.shape:
             raise OtherContent(f"version {wanted.version} is there, made with other settings: {difference(there.shape, wanted.shape)}")
         return there
@@ -358,6 +369,8 @@ class Registry:
                 raise Damaged(f"{self.place}/{path} has {size} bytes, published were {expected.bytes}: {AGAIN}")
             data = self._store.read(path)
         except FileNotFoundError:
+            self._refuse_marked(manifest.version)
+            self.manifest(manifest.version)  # or all of it has gone in the meantime
             raise Damaged(f"{self.place}/{path} is missing: {AGAIN}") from None
         if hashlib.sha256(data).hexdigest() != expected.sha256:
             raise Damaged(f"{self.place}/{path}: its SHA-256 is not the one that was published: {AGAIN}")
@@ -486,6 +499,11 @@ class Registry:
 
 AGAIN = "bring back a copy, or remove its folder, train and publish it again"
 BEFORE = "bring back a copy, or remove it, if it is the newest: what was so before it then counts"
+
+
+@cache
+def made_with() -> dict[str, str]:
+    return {name: installed(name) for name in MADE_WITH} | {"python": platform.python_version()}
 
 
 def marks(names: list[str]) -> list[str]:

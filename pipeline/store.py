@@ -63,7 +63,7 @@ class Folder:
         """A new file, for good. Raises FileExistsError where there is one."""
         target = self.root / path
         beside = target.parent / f".{target.name}.{uuid.uuid4().hex}{UNFINISHED}"
-        with named(target):
+        with named(target, missing=True):
             make(target.parent)
             try:
                 with beside.open("xb") as file:
@@ -116,7 +116,7 @@ class Objects:
 
     def create(self, path: str, data: bytes) -> None:
         """A new file. Raises FileExistsError where there is one."""
-        with named(self._at(path)):
+        with named(self._at(path), missing=True):
             self._files.pipe_file(self._at(path), data, mode="create")
 
     def remove(self, path: str) -> None:
@@ -155,17 +155,19 @@ def opened(url: str) -> Store:
 
 
 @contextmanager
-def named(place: Path | str) -> Iterator[None]:
+def named(place: Path | str, *, missing: bool = False) -> Iterator[None]:
     """That a file is there or not is an answer; whatever else goes wrong is a StoreError that says where.
 
-    Drivers of object stores raise what their libraries raise: of theirs, everything counts.
+    `missing`: that something is not there is no answer either: the bucket is not. Drivers of object stores raise what their libraries
+    raise: of theirs, everything counts.
     """
     try:
         yield
-    except (FileNotFoundError, FileExistsError):
+    except FileExistsError:
         raise
     except Exception as error:
-        if isinstance(place, Path) and not isinstance(error, OSError):
+        bug = isinstance(place, Path) and not isinstance(error, OSError)
+        if bug or (isinstance(error, FileNotFoundError) and not missing):
             raise
         raise StoreError(f"{place}: {getattr(error, 'strerror', None) or error or type(error).__name__}") from error
 

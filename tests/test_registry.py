@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 import pickle
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from safetensors.numpy import load, save
-from shelves import BEFORE, DATA, ME, SHAPE, check, in_memory, parameters, published, registry, weights
+from shelves import BEFORE, DATA, ME, SHAPE, check, in_memory, over, published, registry, weights
 
 from models.learner import Learner
 from pipeline.configure import parameters_of, shape_of
@@ -440,11 +442,9 @@ def crossed(
         shelf = in_memory()
         arrange(shelf)
         said: list[str] = []
-        files = shelf._store
-        other = Registry("memory://x", application="tidecast", model="default", parameters=parameters)
-        other._store = files
-        shelf._store = between = Between(files, nth, lambda other=other, said=said: said.append(end(second, other)))  # type: ignore[assignment]
-        how = end(first, shelf)
+        other = over(shelf._store)
+        between = Between(shelf._store, nth, lambda other=other, said=said: said.append(end(second, other)))
+        how = end(first, over(between))
         check(other)
         if between.left > 0:
             assert nth > 5
@@ -562,3 +562,72 @@ def test_a_version_is_exported_as_it_is_and_over_no_other(tmp_path: Path) -> Non
     assert sealed(shelf.manifest(a)) == (out / MANIFEST).read_bytes()
     with pytest.raises(OtherContent, match=r"weights\.safetensors is there, and is another"):
         shelf.export(b, out)
+
+
+class Turns:
+    """Threads that use a store one use at a time, in an order that is told."""
+
+    def __init__(self, acts: list[Callable[[Registry], object]], files: Store) -> None:
+        self.ends: list[str] = ["" for _ in acts]
+        self.go = [threading.Semaphore(0) for _ in acts]
+        self.came = threading.Semaphore(0)
+        self.threads = [threading.Thread(target=self.run, args=(k, act, files)) for k, act in enumerate(acts)]
+
+    def run(self, k: int, act: Callable[[Registry], object], files: Store) -> None:
+        try:
+            act(over(Waits(files, self, k)))
+            self.ends[k] = "done"
+        except (RegistryError, FileNotFoundError, FileExistsError) as error:
+            self.ends[k] = type(error).__name__
+        self.came.release()
+
+    def play(self, order: Iterator[int]) -> list[str]:
+        """How each of them ends; who is next is what `order` says, of those who are not at their end."""
+        for thread in self.threads:
+            thread.start()
+            self.came.acquire()
+        while left := [k for k, end in enumerate(self.ends) if not end]:
+            self.go[left[next(order) % len(left)]].release()
+            self.came.acquire()
+        for thread in self.threads:
+            thread.join()
+        return self.ends
+
+
+class Waits:
+    """A store each use of which waits for its turn."""
+
+    def __init__(self, files: Store, turns: Turns, k: int) -> None:
+        self.files, self.turns, self.k = files, turns, k
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "root":
+            return self.files.root
+
+        def used(*given: Any) -> Any:
+            self.turns.came.release()
+            self.turns.go[self.k].acquire()
+            return getattr(self.files, name)(*given)
+
+        return used
+
+
+def in_turns(first: Callable[[Registry], object], second: Callable[[Registry], object], uses: Sequence[int]) -> tuple[str, ...]:
+    """How two end who take turns of so many uses of the store; after those the second to its end, or the first, whose turn it is."""
+    shelf = in_memory()
+    two_versions(shelf)
+    order = itertools.chain(*(itertools.repeat(k % 2, count) for k, count in enumerate(uses)), itertools.repeat(len(uses) % 2))
+    ends = Turns([first, second], shelf._store).play(order)
+    assert {*ends} <= {"done", "MovedFirst", "BeingRemoved", "UnknownVersion"}
+    check(shelf)
+    return tuple(ends)
+
+
+def test_a_promotion_in_two_parts_around_parts_of_a_removal_leaves_no_name_without_a_version() -> None:
+    ends = {in_turns(remove_old, promote_old, (n, m)) for n in range(5, 14) for m in range(1, 7)}
+    assert ends >= {("done", "MovedFirst"), ("done", "BeingRemoved"), ("done", "UnknownVersion")}
+
+
+def test_a_version_published_in_three_parts_around_parts_of_its_removal_is_whole_or_not_there() -> None:
+    ends = {in_turns(publish_old, remove_old, (1, m, n)) for m in range(4, 14) for n in range(1, 5)}
+    assert ends >= {("done", "done"), ("BeingRemoved", "done")}

@@ -54,6 +54,7 @@ def test_a_registry_is_whole_after_each_of_twenty_kills_at_random_moments(tmp_pa
     check(registry(url))
 
 
+@pytest.mark.slow
 def test_a_registry_is_whole_after_a_kill_before_each_call_of_the_system(tmp_path: Path, processes: ForkServerContext) -> None:
     begun = registry(tmp_path / "begun")
     for seed in range(3):

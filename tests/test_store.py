@@ -7,9 +7,10 @@ import uuid
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline import store
-from pipeline.store import Folder, Store, StoreError, opened
+from pipeline.store import Folder, Objects, Store, StoreError, opened
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -87,6 +88,17 @@ def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path, ask: object)
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StoreError, match="Not a directory"):
         ask(Folder(tmp_path / "file"))  # type: ignore[operator]
+
+
+def test_a_bucket_that_is_not_there_is_named() -> None:
+    class Nowhere(MemoryFileSystem):
+        cachable = False
+
+        def pipe_file(self, path: str, value: bytes, mode: str = "overwrite", **_: object) -> None:
+            raise FileNotFoundError("The specified bucket does not exist")  # s3fs's words
+
+    with pytest.raises(StoreError, match="bucket/one: The specified bucket does not exist"):
+        Objects(Nowhere(), "bucket").create("one", b"")
 
 
 @pytest.mark.parametrize("url", ["http://somewhere/x", "ftp://somewhere/x", "nonsense://x", "zip://a::file:///x.zip"])
