@@ -574,12 +574,15 @@ class Turns:
         self.threads = [threading.Thread(target=self.run, args=(k, act, files)) for k, act in enumerate(acts)]
 
     def run(self, k: int, act: Callable[[Registry], object], files: Store) -> None:
+        end = "died"
         try:
             act(over(Waits(files, self, k)))
-            self.ends[k] = "done"
-        except (RegistryError, FileNotFoundError, FileExistsError) as error:
-            self.ends[k] = type(error).__name__
-        self.came.release()
+            end = "done"
+        except RegistryError as error:
+            end = type(error).__name__
+        finally:
+            self.ends[k] = end
+            self.came.release()
 
     def play(self, order: Iterator[int]) -> list[str]:
         """How each of them ends; who is next is what `order` says, of those who are not at their end."""
