@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from pipeline.registry import Because, Move, Registry
     from pipeline.settings import Settings
 
 app = typer.Typer(
@@ -28,7 +29,9 @@ app = typer.Typer(
 broker_app = typer.Typer(help="A development Kafka on this machine.", no_args_is_help=True)
 topics_app = typer.Typer(help="The topics we write: what is there, what is missing.", no_args_is_help=True)
 app.add_typer(broker_app, name="broker")
+models_app = typer.Typer(help="Versions of the model: what is there, and which one is champion.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(models_app, name="models")
 
 DONE, FAILED, WRONG_USAGE, FENCED, STATE_LOST, INTERRUPTED = 0, 1, 2, 70, 78, 130
 
@@ -74,6 +77,11 @@ def outcome(error: Exception) -> tuple[int, str] | None:
 
     if isinstance(error, SettingsError):
         return WRONG_USAGE, str(error)
+    from pipeline.registry import RegistryError
+    from pipeline.store import StoreError
+
+    if isinstance(error, RegistryError | StoreError):
+        return FAILED, str(error)
     from pipeline.operate import NAMED, told
 
     return next(((code, told(error)) for kind, code in NAMED if isinstance(error, kind)), None)
@@ -96,9 +104,12 @@ def assigned(pairs: list[str] | None) -> dict[str, Any]:
 def settings_from(config: Path | None, pairs: list[str] | None, flags: dict[str, Any]) -> Settings:
     from pipeline.settings import Settings
 
+    return Settings.read(config or default_config(), os.environ, {**flags, **assigned(pairs)})
+
+
+def default_config() -> Path | None:
     default = Path("tidecast.toml")
-    file = config or (default if default.exists() else None)
-    return Settings.read(file, os.environ, {**flags, **assigned(pairs)})
+    return default if default.exists() else None
 
 
 @app.callback(invoke_without_command=True)
@@ -360,6 +371,142 @@ def apply(
             print_json({"made": made})
         else:
             sys.stdout.write("".join(f"made {name}\n" for name in made) or "nothing was missing\n")
+
+
+Version = Annotated[str, typer.Argument(help="champion, challenger, previous, or the version's name.")]
+Reason = Annotated[str, typer.Option(help="Why; it is kept with the move.")]
+
+
+def registry_from(config: Path | None, pairs: list[str] | None) -> Registry:
+    """The registry that settings name; those that say what to read are not asked for."""
+    from pipeline.settings import UNASKED, Settings, SettingsError
+
+    settings = Settings.read(config or default_config(), os.environ, assigned(pairs), otherwise=UNASKED)
+    from pipeline.registry import Parameters, Registry, Shape
+    from pipeline.store import StoreError
+
+    def parameters(shape: Shape) -> Parameters:
+        from pipeline.configure import parameters_of  # torch, for those who look at weights
+
+        return parameters_of(shape)
+
+    try:
+        return Registry(settings.registry.url, application=settings.application, model="default", parameters=parameters)
+    except StoreError as error:
+        raise SettingsError(f"registry.url: {error}") from error
+
+
+def because(reason: str) -> Because:
+    """Who asks, and when."""
+    import getpass
+    import time
+
+    from pipeline.registry import Because
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # in a container, without a name
+        user = f"user {os.getuid()}"
+    return Because(user, time.time_ns() // 1_000, reason)
+
+
+def report_move(move: Move, before: Move, *, as_json: bool) -> None:
+    from pipeline.versions import move_text, moved
+
+    if as_json:
+        print_json({**moved(move), "moved": move is not before})
+    elif move is before:
+        sys.stdout.write(f"{move.now.champion} is champion already\n")
+    else:
+        sys.stdout.write(move_text(moved(move)) + "\n")
+
+
+@models_app.command("list")
+def list_versions(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
+    """Every version, newest first, and which are champion, challenger and previous. Example: tidecast models list"""
+    with outcomes():
+        from pipeline.versions import list_text, listing
+
+        found = listing(registry_from(config, assign))
+        if as_json:
+            print_json(found)
+        else:
+            sys.stdout.write(list_text(found))
+
+
+@models_app.command()
+def show(name: Version, config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
+    """All that is known of a version, once all of it has been checked. Example: tidecast models show champion"""
+    with outcomes():
+        from pipeline.versions import show_text, showing
+
+        said = showing(registry_from(config, assign), name)
+        if as_json:
+            print_json(said)
+        else:
+            sys.stdout.write(show_text(said))
+
+
+@models_app.command()
+def promote(name: Version, reason: Reason = "", config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
+    """Make a version champion; the champion before it is previous from then on.
+
+    Example: tidecast models promote challenger --reason "a week of shadowing"
+    """
+    with outcomes():
+        registry = registry_from(config, assign)
+        seen = registry.last()
+        report_move(registry.promote(registry.resolve(name), seen, because(reason)), seen, as_json=as_json)
+
+
+@models_app.command()
+def rollback(reason: Reason = "", config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
+    """Make the previous champion champion again. Example: tidecast models rollback --reason worse"""
+    with outcomes():
+        registry = registry_from(config, assign)
+        seen = registry.last()
+        report_move(registry.rollback(seen, because(reason)), seen, as_json=as_json)
+
+
+@models_app.command()
+def export(
+    name: Version,
+    out: Annotated[Path, typer.Option(help="A folder; it is made, and must hold no other version.")],
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Write a version, checked, into a folder: safetensors and JSON, as they are; ONNX is not in this release.
+
+    Example: tidecast models export champion --out champion/
+    """
+    with outcomes():
+        registry = registry_from(config, assign)
+        version = registry.resolve(name)
+        written = [str(path) for path in registry.export(version, out)]
+        if as_json:
+            print_json({"version": version, "files": written})
+        else:
+            sys.stdout.write("".join(f"wrote {path}\n" for path in written))
+
+
+@models_app.command()
+def gc(
+    keep: Annotated[int, typer.Option(help="How many of the newest versions stay, besides those that have a name.", min=0)],
+    dry_run: Annotated[bool, typer.Option(help="Say what would go; remove nothing.")] = False,  # noqa: FBT002
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Remove old versions, never one that is champion, challenger or previous. Example: tidecast models gc --keep 10 --dry-run"""
+    with outcomes():
+        registry = registry_from(config, assign)
+        gone = registry.gc(keep, registry.last(), because(f"the newest {keep} are kept"), dry_run=dry_run)
+        if as_json:
+            print_json({"removed": gone, "dry_run": dry_run})
+        else:
+            word = "would remove" if dry_run else "removed"
+            sys.stdout.write("".join(f"{word} {version}\n" for version in gone) or "nothing to remove\n")
 
 
 Folder = Annotated[Path | None, typer.Option(help="Where the broker keeps its data.")]

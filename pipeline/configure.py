@@ -1,8 +1,11 @@
-"""From settings to what a learner is made from."""
+"""From settings to what a learner is made from, and what its network is then."""
 
 from __future__ import annotations
 
-from models.learner import Config
+import msgspec
+
+from models.learner import Config, Learner
+from pipeline.registry import Parameters, Shape
 from pipeline.settings import Settings
 
 
@@ -26,3 +29,14 @@ def config_of(settings: Settings) -> Config:
         step_us=settings.series.step,
         **{name: value for name, value in chosen.items() if value is not None},
     )
+
+
+def shape_of(config: Config) -> Shape:
+    """Of a learner's settings, those that shape its network."""
+    return Shape(**{name: getattr(config, name) for name in Shape.__struct_fields__})
+
+
+def parameters_of(shape: Shape) -> Parameters:
+    """What a network of these settings is made of, in the order of the flat weights. Raises ValueError for settings that make none."""
+    network = Learner(Config(**msgspec.structs.asdict(shape), device="cpu")).descent.flat.network
+    return tuple((name, tuple(p.shape)) for name, p in network.named_parameters())

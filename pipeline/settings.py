@@ -57,6 +57,8 @@ KINDS = ("forecasts", "scores", "late", "rejected", "models", "decisions", "stat
 SECRETS = ("kafka.sasl_password", "kafka.tls_key_password")  # never in a file of settings, on a command line, or shown
 MOST_COVARIATES = 32  # each takes 5 KB a series, one known ahead twice that and more
 HOUR = 3_600 * SECOND
+NOTHING: Mapping[str, Any] = {}
+UNASKED = {"input.topics": "unasked", "series.step": "1us"}  # for who reads no topic; a step that every duration is a multiple of
 EVERY = "session: one step; else none"
 DISORDER = 10 * SECOND  # of many samples a step: as long as a forecast may wait for them behind its step
 SEASONS = {HOUR // 4: (96,), HOUR // 2: (48,), HOUR: (24,), 24 * HOUR: (7,)}  # steps of a season by step; other steps: none
@@ -171,6 +173,10 @@ class Commit(Section):
     accept_loss: bool = about("go on where input or state is lost, and count it", default=False)
 
 
+class Registry(Section):
+    url: File = about("where model versions are: a folder, or s3://, gs:// or az:// with fsspec's driver for it", ".tidecast/models")
+
+
 class Metrics(Section):
     address: Address = about("where Prometheus reads, host:port", "127.0.0.1:9464")
     series: Names = about("the few series whose forecasts are exported", ())
@@ -215,18 +221,22 @@ class Settings(Section):
     learn: Learn
     output: Output
     commit: Commit
+    registry: Registry
     metrics: Metrics
     page: Page
     origins: dict[str, str] = Field(default_factory=dict, exclude=True, repr=False)
 
     @classmethod
-    def read(cls, file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any]) -> Settings:
+    def read(
+        cls, file: Path | None, environ: Mapping[str, str], flags: Mapping[str, Any], *, otherwise: Mapping[str, Any] = NOTHING
+    ) -> Settings:
         """Settings from a TOML file, `TIDECAST_...` variables and flags (dotted names; None: not given).
 
+        `otherwise`: what stands for settings that are required and not given, for those who do not look at them.
         Raises SettingsError with every fault at once.
         """
         faults: list[Fault] = []
-        given: dict[str, tuple[Any, str]] = {}
+        given: dict[str, tuple[Any, str]] = {name: (value, "default") for name, value in otherwise.items()}
         for source in (from_file(file, faults), from_environment(environ), from_flags(flags)):
             given |= source
         known = {name: pair for name, pair in given.items() if name in FIELDS}

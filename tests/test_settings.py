@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.records import SECOND
-from pipeline.settings import FIELDS, SECRETS, Settings, SettingsError, describe, fault, kafka_options, variable
+from pipeline.settings import FIELDS, SECRETS, UNASKED, Settings, SettingsError, describe, fault, kafka_options, variable
 
 NEEDED = {"input.topics": "meters", "series.step": "1h"}
 HOUR = 3_600 * SECOND
@@ -187,6 +187,18 @@ def test_all_faults_are_told_at_once_with_where_each_came_from(tmp_path):
         "learn.rows = 0 (flag)",
         "commit.interval = 1 (environment TIDECAST_COMMIT__INTERVAL)",
     ]
+
+
+def test_what_is_required_may_be_left_out_by_those_who_do_not_look_at_it(tmp_path):
+    read = Settings.read(None, {}, {}, otherwise=UNASKED)
+    assert read.shown() == Settings.read(None, {}, {}, otherwise=UNASKED | {"application": "tidecast"}).shown()
+    assert (read.registry.url, read.origins["input.topics"]) == (".tidecast/models", "default")
+    file = tmp_path / "tidecast.toml"
+    file.write_text('[input]\ntopics = ["a"]\n[window]\nkind = "session"\ngap = "7min"\nmax_span = "1h"\nevery = "30s"\n')
+    read = Settings.read(file, {"TIDECAST_LEARN__ROWS": "3"}, {}, otherwise=UNASKED)
+    assert (read.input.topics, read.learn.rows, read.window.gap) == (("a",), 3, 7 * 60 * SECOND)
+    with pytest.raises(SettingsError, match=r"learn\.rows = 0"):
+        Settings.read(file, {}, {"learn.rows": 0}, otherwise=UNASKED)
 
 
 def test_a_missing_file_is_a_fault():
