@@ -14,6 +14,7 @@ SETTLED = 10  # changes after which `ROBUST` holds
 MEMORY = 0.002  # rate of forgetting, once 1 / count is smaller
 TINY = 1e-9  # of the level: smaller changes than this are rounding
 LEAST = 1e-30
+OFF = 0.8  # naive errors: how far off a model is taken to be before it has been scored
 UNDECIDED = -1  # who serves: as all series together
 
 
@@ -25,6 +26,7 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
             ("naive", np.float16, (3, horizon)),  # errors of the naive forecasts in units of it; NaN: not known yet
             ("served", np.int8, (horizon,)),  # models.score.code, or UNDECIDED
             ("lean", np.float16, lean),  # to the voices of the mixture, beside all series together: see models.mixture
+            ("off", np.float32, lean[:1]),  # mean absolute error of what the model said, in naive errors, by group of leads
             ("stretch", np.float16, (2, horizon)),  # factor on the distance of quantiles from the median, below and above
         ]
     )
@@ -33,7 +35,7 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
 def blank(count: int, horizon: int, lean: tuple[int, int]) -> np.ndarray:
     """Rows of series of which nothing is learnt."""
     rows = np.zeros(count, learnt(horizon, lean))
-    rows["scale"], rows["mean"], rows["naive"], rows["served"], rows["stretch"] = np.nan, np.nan, np.nan, UNDECIDED, 1
+    rows["scale"], rows["mean"], rows["naive"], rows["served"], rows["off"], rows["stretch"] = np.nan, np.nan, np.nan, UNDECIDED, OFF, 1
     return rows
 
 
