@@ -49,11 +49,14 @@ def spread(levels: Sequence[float], horizon: int) -> np.ndarray:
     return np.tile(np.array(marks)[None, :, None], (2, 1, horizon))
 
 
-def track(quantiles: np.ndarray, residual: np.ndarray, levels: np.ndarray) -> None:
-    """Move (2, Q, H) quantiles towards those of residuals (N, 2, H), in place (Robbins & Monro 1951); NaN: no residual."""
+def track(quantiles: np.ndarray, residual: np.ndarray, levels: np.ndarray, slower: np.ndarray | float = 1.0) -> None:
+    """Move (E, Q, H) quantiles towards those of residuals (N, E, H), in place (Robbins & Monro 1951); NaN: no residual.
+
+    `slower` (H,): part of the rate.
+    """
     known = ~np.isnan(residual)
     count = known.sum(0)
     under = ((residual[:, :, None] <= quantiles) & known[:, :, None]).sum(0)
     share = under / np.maximum(count, 1)[:, None]
-    quantiles += RATE * np.where(count[:, None] > 0, levels[:, None] - share, 0) * 3
+    quantiles += RATE * slower * np.where(count[:, None] > 0, levels[:, None] - share, 0) * 3
     quantiles.sort(1)

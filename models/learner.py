@@ -29,7 +29,8 @@ from models.experts import MIXTURES, Experts
 from models.gaps import gaps
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
-from models.inputs import CLIP, LAGS, View
+from models.inputs import CLIP, FLOOR, LAGS, View
+from models.mixture import groups
 from models.network import Ensemble, Flat
 from models.replay import Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
@@ -41,6 +42,7 @@ TAUGHT = 2  # origins on a chain that are learnt from: the last ones
 SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
 LEAST_RATE = 0.05  # of the rate: where it ends
+HALF = 0.5  # of a model's quantiles is what its networks say, if they are taught: weights that learnt did not do better (LOG 2026-11-26)
 SLOW = 5e-4  # rate at which a series' mean forgets
 
 
@@ -193,6 +195,7 @@ class Learner:
         self.tails = np.array([k for k, level in enumerate(config.levels) if level != MIDDLE])
         self.edges = score.bands([config.levels[k] for k in self.tails])
         self.bands = self.edges.nominal
+        self.group = groups(config.horizon)
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
         self.descent = Descent(self._network(), **self.plan()["descent"])
         self.reading: dict[int, Flat] = {}  # ensembles by generation
@@ -433,8 +436,7 @@ class Learner:
             served = np.where(by == score.NET, level[:, None] + size[:, None] * said, level[:, None])
         if self.form.season is not None:
             served = np.where(by == score.SEASONAL, inputs.behind(m["ring"], slot, cell, self.form.back, self.form), served)
-        own = (quantiles - medians[:, :, None]) * then.width + (medians - points)[:, :, None]
-        own = (own * self.others.voices(mixed)[:, :, None]).sum(1) * relative[:, None]
+        own = self._spread(now, then, quantiles - medians[:, :, None], medians - points, self.others.voices(mixed), relative)
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
         naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
         spread = np.where((by == score.NET)[:, None], own, naively)
@@ -451,6 +453,23 @@ class Learner:
         origin = slot, cell % self.config.horizon
         m["origin"][origin] = np.where(now.woken, NEVER, cell)
         m["origin_level"][origin], m["origin_scale"][origin] = level, size
+
+    def _spread(
+        self, now: Now, then: Generation, tails: np.ndarray, shift: np.ndarray, voices: np.ndarray, relative: np.ndarray
+    ) -> np.ndarray:
+        """(N, Q, H) the model's quantiles less its point, in units of the scale: what networks say, and where its own errors have lain.
+
+        Quantiles are averaged, not distributions (Vincent 1912; Ratcliff 1979): bands of one width make one as wide.
+        `tails` (N, M, Q, H) of the networks beside their medians, `shift` (N, M, H) of these beside their points, in naive errors, which
+        are `relative` (N, H) in units of the scale; `voices` (N, M, H).
+        """
+        usual = now.rows["off"][:, self.group] * np.maximum(now.naive.min(1), FLOOR)
+        spread = then.residual * usual[:, None]
+        if not self.taught:
+            return np.asarray(spread * then.width)
+        said = (tails * voices[:, :, None]).sum(1) * relative[:, None]
+        centre = (shift * voices).sum(1) * relative
+        return np.asarray((HALF * said + (1 - HALF) * spread) * then.width + HALF * centre[:, None])
 
     def _serve(self, codes: np.ndarray, fine: np.ndarray, v: View) -> tuple[np.ndarray, np.ndarray]:
         """Who serves (N, H), and why not the network: as learnt, unless that cannot be had now."""
@@ -625,6 +644,8 @@ class Learner:
             self._compare(slot[had], errors[:, 0], self.pending.columns["held"][found[had]])
             rows["stretch"][had] = self.pool.weigh(m, slot[had], np.abs(errors), under, rows["stretch"][had])
             said, met = (self.pending.columns[name][found[had]].astype(np.float64) for name in ("said", "actual"))
+            error = -errors[:, 0] / np.maximum(rows["naive"][had].astype(np.float32).min(1), FLOOR)
+            rows["off"][had] = self.pool.usual(error, rows["off"][had], m["evidence_count"][slot[had]])
             rows["lean"][had] = self.others.mix(m, slot[had], said, met)
             self.pending.drop(found[had])
         self.learnt[slot] = rows
@@ -706,10 +727,10 @@ class Learner:
         self.pending.drop(np.arange(self.pending.count))
         self.replay.clear()
         self.waiting.clear()
-        self.learnt["served"], self.learnt["stretch"], self.learnt["lean"] = scale.UNDECIDED, 1, 0
+        self.learnt["served"], self.learnt["stretch"], self.learnt["lean"], self.learnt["off"] = scale.UNDECIDED, 1, 0, scale.OFF
         self.others.forget()
         self.drift = self._drift()
-        for name in ("log_width", "evidence", "evidence_count", "served"):
+        for name in ("residual", "log_width", "evidence", "evidence_count", "served"):
             setattr(self.pool, name, getattr(fresh, name))
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
         self.generations = {at: self._generation(at, self.descent.average.clone(), nothing) for at in self.generations}

@@ -302,13 +302,17 @@ class Result:
         return int(self.tally.ours.count.sum())
 
     def by_lead(self) -> dict[str, dict[str, float | None]]:
-        """mse, mae, skill, pinball, crps (2 x mean pinball), coverage and width of the 90 % band, by lead."""
+        """mse, mae, skill, pinball, crps (2 x mean pinball), coverage and width of the 90 % band, by lead.
+
+        Beside its width, the one that the seasonal naive needs to hold as many (see `Tally.seasonal_width`).
+        """
         t, count, skill = self.tally, self.tally.ours.count, self.skill()
         mse, mae = self.means(t.ours)
         pinball = self._mean(t.pinball.mean(0), count)
         coverage = self._mean(t.covered * self.unit[:, None], count)  # a share has no unit
         width = self._mean(t.width, count)
-        banded = t.band is not None
+        banded, seasonal = t.band is not None, t.band is not None and self.config.season is not None
+        naively = self._mean(np.nan_to_num(t.seasonal_width(self.played)) * count, count) if seasonal else width
         return {
             str(h + 1): {
                 "mse": number(mse[h]),
@@ -318,6 +322,7 @@ class Result:
                 "crps": number(2 * pinball[h]),
                 "coverage_90": number(coverage[h]) if banded else None,
                 "width_90": number(width[h]) if banded else None,
+                "seasonal_naive_width_90": number(naively[h]) if seasonal else None,
             }
             for h in range(self.config.horizon)
         }

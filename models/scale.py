@@ -16,6 +16,7 @@ LASTING = 1e-4  # the same of what lasts
 WITHIN = 4.0  # what lasts counts as at most this many times today's, or this part of it
 TINY = 1e-9  # of the level: smaller changes than this are rounding
 LEAST = 1e-30
+OFF = 0.8  # naive errors: how far off a model is taken to be before it has been scored
 UNDECIDED = -1  # who serves: as all series together
 
 
@@ -28,6 +29,7 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
             ("lasting", np.float16, (horizon,)),  # what the least of them has been for long, as a multiple of it
             ("served", np.int8, (horizon,)),  # models.score.code, or UNDECIDED
             ("lean", np.float16, lean),  # to the voices of the mixture, beside all series together: see models.mixture
+            ("off", np.float32, lean[:1]),  # mean absolute error of what the model said, in naive errors, by group of leads
             ("stretch", np.float16, (2, horizon)),  # factor on the distance of quantiles from the median, below and above
         ]
     )
@@ -36,7 +38,8 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
 def blank(count: int, horizon: int, lean: tuple[int, int]) -> np.ndarray:
     """Rows of series of which nothing is learnt."""
     rows = np.zeros(count, learnt(horizon, lean))
-    rows["scale"], rows["mean"], rows["naive"], rows["served"], rows["lasting"], rows["stretch"] = np.nan, np.nan, np.nan, UNDECIDED, 1, 1
+    rows["scale"], rows["mean"], rows["naive"], rows["served"] = np.nan, np.nan, np.nan, UNDECIDED
+    rows["lasting"], rows["off"], rows["stretch"] = 1, OFF, 1
     return rows
 
 

@@ -126,6 +126,23 @@ class Tally:
         """(N, H) absolute errors of the naive forecast that was better in hindsight."""
         return np.minimum(*(errors.absolute for errors in self.naive.values()))
 
+    def seasonal_width(self, end: int) -> np.ndarray:
+        """(N, H) width that a band around the seasonal naive needed, its errors known, to hold as many values as the 90 % band has.
+
+        By each series' own errors of origins before row `end`, as many beyond it on either side. NaN: nothing was scored.
+        """
+        rows = np.arange(self.origins.start, min(self.origins.stop, end))[:, None]
+        held = self.covered / np.maximum(self.ours.count, 1)
+        out = np.full(held.shape, np.nan)
+        for lead, back in zip(self.form.leads, self.form.back, strict=True) if len(rows) else ():
+            origin, before = self.values[rows[:, 0]], rows - back
+            same = np.where(before >= 0, self.values[np.maximum(before[:, 0], 0)], np.nan)
+            said = np.where(np.isnan(same), origin, same)
+            errors = np.sort(np.where(np.isnan(origin), np.nan, less(self.values[rows[:, 0] + lead], said)), 0)
+            tail = (1 - held[:, lead - 1]) / 2
+            out[:, lead - 1] = less(ordered(errors, 1 - tail), ordered(errors, tail))
+        return out
+
     def bin(self, row: int) -> int:
         return (row - self.origins.start) * self.bins // max(1, len(self.origins))
 
@@ -179,6 +196,18 @@ class Tally:
         relative = np.abs(shown) / unit[known][None, :, None]
         self.over_time[0, k] += (~np.isnan(shown[0])).sum(0)
         self.over_time[1:, k] += np.nan_to_num(relative).sum(1)
+
+
+def ordered(values: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(N,) quantiles of columns (T, N) that are ascending, NaN last; between two values as numpy has it. NaN: a column without values.
+
+    >>> ordered(np.array([[0.0, 1.0], [1.0, 5.0], [2.0, np.nan]]), np.array([0.75, 0.25])).tolist()
+    [1.5, 2.0]
+    """
+    place = shares * np.maximum((~np.isnan(values)).sum(0) - 1, 0)
+    below = place.astype(np.int64)
+    low, high = (np.take_along_axis(values, at[None], 0)[0] for at in (below, np.ceil(place).astype(np.int64)))
+    return np.asarray(low + (high - low) * (place - below))
 
 
 def less(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -224,12 +224,20 @@ def show(summary: dict[str, Any], result: Result, out: Console) -> None:
     out.print()
     out.print(f"skill     {per(leads, by_lead, 'skill', '+.3f')}  (1 - error / better naive error)")
     out.print(f"90 % band {per(leads, by_lead, 'coverage_90', '.1%')} of values held")
+    if any(one["seasonal_naive_width_90"] for one in by_lead.values()):
+        out.print(f"          {per(leads, beside(by_lead), 'width', '.2f')} of the width that the seasonal naive needed to hold as many")
     out.print("served by " + ", ".join(f"{name} {share:.0%}" for name, share in sorted(summary["served"].items(), key=lambda x: -x[1])))
     worst = [one for one in result.by_series() if one["skill"] is not None][:WORST]
     if len(result.names) > 1:
         out.print("least won ", *[f"{plain(one['name'])} {one['skill']:+.3f} " for one in worst], markup=False)
     rate = f", {summary['updates_per_s']:,.0f} observations per second online" if summary["updates_per_s"] else ""
     out.print(f"{result.forecasts:,} forecasts of one lead scored; {summary['seconds']:,.0f} s{rate} on {result.device}")
+
+
+def beside(by_lead: dict[str, Any]) -> dict[str, Any]:
+    """The band's width as a part of the one that the seasonal naive needed, by lead; None where there is no such width."""
+    naive = {lead: one["seasonal_naive_width_90"] for lead, one in by_lead.items()}
+    return {lead: {"width": one["width_90"] / naive[lead] if naive[lead] else None} for lead, one in by_lead.items()}
 
 
 def units(result: Result) -> str:

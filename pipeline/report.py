@@ -22,6 +22,7 @@ TRACES = 6  # series with a trace: the first, and the worst by skill
 WORST = 50  # rows of the table of series
 OURS = "tidecast"
 NAMES = {"last_value": "last value", "seasonal_naive": "seasonal naive"}
+WIDTHS = {"90 % band": "width_90", "seasonal naive": "seasonal_naive_width_90"}  # lines of a chart, and where they are by lead
 
 
 class About(NamedTuple):
@@ -198,6 +199,7 @@ def numbers(result: Result, values: np.ndarray, on: Grid) -> dict[str, Any]:
         "leads": t.leads.tolist(),
         "errors": {NAMES.get(name, name): errors_by_lead(result, one) for name, one in errors.items()},
         "by_lead": {"skill": [one["skill"] for one in by_lead], "coverage": [one["coverage_90"] for one in by_lead]},
+        "widths": {name: [one[key] for one in by_lead] for name, key in WIDTHS.items() if any(one[key] is not None for one in by_lead)},
         "bins": moments(result, on, [t.origins.start + k * len(t.origins) // t.bins for k in range(t.bins)]),
         "over_time": over_time(result),
         "weights": weights(result, on),

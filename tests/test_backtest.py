@@ -65,7 +65,8 @@ def test_stdout_is_one_json_object_with_the_names_of_the_contract():
     assert list(said) == ["file", "rows", "series", "by_lead", "by_horizon", "baselines", "served", "updates_per_s", "seconds"]
     assert (said["rows"], said["series"]) == (144, 1)
     assert list(said["by_lead"]) == [str(k) for k in range(1, 7)]
-    assert list(said["by_lead"]["1"]) == ["mse", "mae", "skill", "pinball", "crps", "coverage_90", "width_90"]
+    names = ["mse", "mae", "skill", "pinball", "crps", "coverage_90", "width_90", "seasonal_naive_width_90"]
+    assert list(said["by_lead"]["1"]) == names
     assert list(said["by_horizon"]) == ["1", "6"]
     assert {"last_value", "seasonal_naive", "linear"} <= set(said["baselines"])
     assert list(said["baselines"]["seasonal_naive"]) == ["1", "6"]
@@ -85,7 +86,8 @@ def test_naive_errors_of_the_protocol_are_the_known_ones():
 def test_people_get_a_summary_beside_the_naive_forecasts(short):
     done = call(short, "--step", "1h", "--horizon", "3")
     assert done.exit_code == 0, done.stderr
-    for words in ("tidecast", "last_value", "seasonal_naive", "skill", "90 % band", "served by", "least won"):
+    shown = "tidecast", "last_value", "seasonal_naive", "skill", "90 % band", "of the width that the seasonal", "served by", "least won"
+    for words in shown:
         assert words in done.stdout
 
 

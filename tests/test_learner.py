@@ -386,6 +386,29 @@ def test_a_state_is_no_larger_than_it_was_measured():
     assert max(np.diff(sizes)) <= 6.75 * 1024
 
 
+@pytest.mark.parametrize("model", ["mixture-without-nets", "linear"])
+def test_bands_of_a_model_without_taught_networks_say_nothing_of_networks(model):
+    one, other = (Stream(wavy(LONG, 4), small(model=model, members=1, seed=seed)).play() for seed in (1, 2))
+    for at, (point, quantiles, *_) in one.steps.items():
+        np.testing.assert_allclose(other.steps[at][0], point, rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose(other.steps[at][1], quantiles, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("model", ["mixture", "mixture-without-nets"])
+def test_bands_of_random_walks_bracket_the_last_value_and_widen_with_the_lead(model):
+    steps = 200
+    walks = np.random.default_rng(8).normal(0, 1, (steps, 4)).cumsum(0)
+    stream = Stream(walks, small(model=model, members=1)).play()
+    late = [(series, row) for series, row in stream.steps if row >= steps // 2]
+    quantiles = np.stack([stream.steps[at][1] for at in late])
+    level = np.array([walks[row, series] for series, row in late])
+    assert (np.diff(quantiles, axis=1) >= 0).all()
+    assert ((quantiles[:, 0] < level[:, None]) & (level[:, None] < quantiles[:, -1])).mean() > 0.95
+    width = (quantiles[:, -1] - quantiles[:, 0]).mean(0)
+    assert 2.3 < width[0] < 4.6  # of a standard normal's steps 3.29
+    assert 1.7 < width[-1] / width[0] < 3.6  # root of 6
+
+
 def test_settings_are_plain_values():
     assert dataclasses.replace(Config(), seed=3) == Config(seed=3)
     assert hash(Config()) == hash(Config())

@@ -95,6 +95,24 @@ def plain(values, said, split, horizon, season, levels):
     return sums
 
 
+def seasonal_width(values, said, split, horizon, season, held):
+    """By series and lead, the width between numpy's quantiles of the seasonal naive's errors that leave out as many values as ours did."""
+    errors = {}
+    end = len(values) if split.test is None else sum(split)
+    for row, k in said:
+        for lead in range(1, horizon + 1):
+            actual = values[row + lead, k] if max(split.warmup + split.validation - 1, 0) <= row < end - horizon else np.nan
+            back = row + lead - season * -(-lead // season)
+            same = values[back, k] if back >= 0 else np.nan
+            if not np.isnan(actual):
+                errors.setdefault((k, lead - 1), []).append(actual - (values[row, k] if np.isnan(same) else same))
+    out = np.zeros(held.shape)
+    for at, found in errors.items():
+        low, high = np.quantile(found, [(1 - held[at]) / 2, (1 + held[at]) / 2])
+        out[at] = high - low
+    return out
+
+
 @pytest.mark.parametrize("split", [Split(), Split(0, 30, 90), Split(60, 10, 50)])
 def test_it_counts_what_a_slow_plain_loop_counts(split):
     values, config = ragged(), lone()
@@ -116,6 +134,9 @@ def test_it_counts_what_a_slow_plain_loop_counts(split):
     np.testing.assert_allclose([one["crps"] for one in lead.values()], 2 * (want["pinball"] / unit[:, None]).sum(0) / total)
     np.testing.assert_allclose([one["coverage_90"] for one in lead.values()], want["covered"].sum(0) / total)
     np.testing.assert_allclose([one["width_90"] for one in lead.values()], (want["width"] / unit[:, None]).sum(0) / total)
+    naive = seasonal_width(values, said, split, config.horizon, config.season, want["covered"] / want["count"])
+    naively = [one["seasonal_naive_width_90"] for one in lead.values()]
+    np.testing.assert_allclose(naively, (naive * want["count"] / unit[:, None]).sum(0) / total)
 
 
 def test_skill_is_against_the_better_of_both_in_hindsight_weighed_by_each_series_change():

@@ -121,6 +121,8 @@ def test_the_charts_have_the_figures_of_the_result(played):
     assert {"lstm 1", "linear", "last value"} <= set(data["errors"])
     np.testing.assert_allclose(data["errors"]["tidecast"]["mse"], [one["mse"] for one in by_lead], rtol=1e-6)
     np.testing.assert_allclose(data["by_lead"]["coverage"], [one["coverage_90"] for one in by_lead], rtol=1e-6)
+    assert data["widths"]["90 % band"] == [one["width_90"] for one in by_lead]
+    assert data["widths"]["seasonal naive"] == [one["seasonal_naive_width_90"] for one in by_lead]
     assert data["leads"] == [1, 3, 6]
     assert data["times"][0] == 400_000 * 3_600_000 + 20 * 3_600_000
     assert all(len(t["said"]) == 3 and len(t["actual"]) == len(data["times"]) for t in data["traces"])

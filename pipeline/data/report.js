@@ -312,6 +312,7 @@
   which.addEventListener("change", errors.redraw);
   chart(place("skill"), "Skill by lead", () => ({ x: each, lines: [{ name: "skill", y: data.by_lead.skill, kind: "ours" }], level: 0 }));
   chart(place("coverage"), "Coverage by lead", () => ({ x: each, lines: [{ name: "90 % band held", y: data.by_lead.coverage, kind: "ours" }], level: 0.9 }), { format: percent });
+  chart(place("widths"), "Width by lead", () => ({ x: each, lines: Object.keys(data.widths).map((name) => ({ name, y: data.widths[name], kind: name === "seasonal naive" ? "b" : "ours" })), floor: 0 }));
 
   // actual and forecast
   if (data.traces.length) {
