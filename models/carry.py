@@ -1,4 +1,4 @@
-"""What is remembered of each series: a struct of arrays, a slot per series, grown by doubling.
+"""What is remembered of each series: a struct of arrays, a slot per series, grown by a quarter at a time.
 
 Letters: C slots, H lead times, Q quantile levels but the median, R cells of a ring, M members, D hidden units,
 P = H(H+1)/2 outstanding forecasts.
@@ -37,7 +37,7 @@ class Memory:
         """Room for at least this many; the new rows are empty."""
         if slots <= self.capacity:
             return
-        self.capacity = max(16, 1 << (slots - 1).bit_length())
+        self.capacity = max(slots, self.capacity + self.capacity // 4, 16)
         for name, (kind, row, fill) in self._table.items():
             wider = np.full((self.capacity, *row), fill, kind)
             wider[: len(self._columns[name])] = self._columns[name]
@@ -51,8 +51,14 @@ class Memory:
         """Bytes that a slot takes."""
         return sum(int(np.prod(row)) * np.dtype(kind).itemsize for kind, row, _ in self._table.values())
 
+    @property
+    def used(self) -> int:
+        """Slots up to the last one that somebody holds; behind it all are empty."""
+        return int(np.flatnonzero(self["live"])[-1]) + 1 if self["live"].any() else 0
+
     def state(self) -> dict[str, np.ndarray]:
-        return dict(self._columns)
+        used = self.used
+        return {name: column[:used] for name, column in self._columns.items()}
 
     def load(self, columns: dict[str, np.ndarray]) -> None:
         """Take over what `state` gave; raises ValueError where a column does not fit."""

@@ -9,7 +9,7 @@ the series itself has shown so far. So two runs in which partitions interleave d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -266,8 +266,9 @@ class Learner:
         self.memory.grow(slot + 1)
         if len(self.learnt) < self.memory.capacity:
             self.learnt = np.concatenate([self.learnt, self._blank(self.memory.capacity - len(self.learnt))])
-        self.forget(np.array([slot]))
         m = self.memory
+        if m["live"][slot]:  # all others are empty
+            self.forget(np.array([slot]))
         m["key"][slot], m["live"][slot] = key, True
         if record and self.columns:
             m["record"][slot], m["column"][slot] = record, column
@@ -738,6 +739,15 @@ class Learner:
 
     def snapshot(self) -> dict[str, bytes]:
         """All of it as named bytes; `restore` is the inverse."""
+        return snapshot.pack(*self._held())
+
+    def frozen(self) -> Callable[[], dict[str, bytes]]:
+        """The snapshot of now, to be made of a copy by whoever calls it, in any thread: its hash takes longer than its copy."""
+        arrays, rest = self._held()
+        return partial(snapshot.pack, snapshot.copied(arrays), rest)
+
+    def _held(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays that will change, and plain values."""
         groups: dict[str, dict[str, np.ndarray]] = {
             "memory": self.memory.state(),
             "pending": self.pending.state(),
@@ -746,7 +756,7 @@ class Learner:
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
             "drift": self.drift.state(),
-            "learnt": {"rows": scale.to_bytes(self.learnt)},
+            "learnt": {"rows": scale.to_bytes(self.learnt[: self.memory.used])},
         }
         groups |= self.others.state()
         if self.form.known.number:
@@ -761,7 +771,7 @@ class Learner:
             "pool": self.pool.counts(),
             "generations": [[at, g.updates, g.relative] for at, g in self.generations.items()],
         }
-        return snapshot.pack(arrays, rest)
+        return arrays, rest
 
     @classmethod
     def restore(cls, config: Config, parts: dict[str, bytes]) -> Learner:

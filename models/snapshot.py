@@ -16,6 +16,11 @@ class SnapshotDamaged(ValueError):  # noqa: N818 - named for what it tells at 3 
     """The bytes are not those of a snapshot that this program wrote."""
 
 
+def copied(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays as they are now, whatever becomes of them."""
+    return {name: np.array(array, order="C") for name, array in arrays.items()}
+
+
 def pack(arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> dict[str, bytes]:
     """Arrays and plain JSON values as named bytes."""
     tensors = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
