@@ -1,4 +1,4 @@
-"""What is remembered of each series: a struct of arrays, a slot per series, grown by a quarter at a time.
+"""What is remembered of each series: a struct of arrays, a slot per series, grown by half at a time.
 
 Letters: C slots, H lead times, Q quantile levels but the median, R cells of a ring, M members, D hidden units,
 P = H(H+1)/2 outstanding forecasts.
@@ -37,10 +37,13 @@ class Memory:
         """Room for at least this many; the new rows are empty."""
         if slots <= self.capacity:
             return
-        self.capacity = max(slots, self.capacity + self.capacity // 4, 16)
+        self.capacity = max(slots, self.capacity + self.capacity // 2, 16)
         for name, (kind, row, fill) in self._table.items():
-            wider = np.full((self.capacity, *row), fill, kind)
-            wider[: len(self._columns[name])] = self._columns[name]
+            before = self._columns[name]
+            wider = np.zeros((self.capacity, *row), kind)  # nothing is written, or in memory, where zeros are right
+            wider[: len(before)] = before
+            if fill != 0:
+                wider[len(before) :] = fill
             self._columns[name] = wider
 
     def clear(self, slots: np.ndarray) -> None:

@@ -743,8 +743,7 @@ class Learner:
 
     def frozen(self) -> Callable[[], dict[str, bytes]]:
         """The snapshot of now, to be made of a copy by whoever calls it, in any thread: its hash takes longer than its copy."""
-        arrays, rest = self._held()
-        return partial(snapshot.pack, snapshot.copied(arrays), rest)
+        return snapshot.later(*self._held())
 
     def _held(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays that will change, and plain values."""

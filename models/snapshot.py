@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,24 @@ class SnapshotDamaged(ValueError):  # noqa: N818 - named for what it tells at 3 
     """The bytes are not those of a snapshot that this program wrote."""
 
 
-def copied(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The arrays as they are now, whatever becomes of them."""
-    return {name: np.array(array, order="C") for name, array in arrays.items()}
-
-
 def pack(arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> dict[str, bytes]:
     """Arrays and plain JSON values as named bytes."""
     tensors = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     text = json.dumps(rest, sort_keys=True).encode()
     seal = {"format": FORMAT, "sha256": {"tensors": hashlib.sha256(tensors).hexdigest(), "rest": hashlib.sha256(text).hexdigest()}}
     return {"tensors": tensors, "rest": text, "seal": json.dumps(seal).encode()}
+
+
+def later(arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> Callable[[], dict[str, bytes]]:
+    """What gives `pack` of the arrays as they are now, once, in any thread; the copies that it is made of are gone then."""
+    copies = {name: np.array(array, order="C") for name, array in arrays.items()}
+
+    def packed() -> dict[str, bytes]:
+        parts = pack(copies, rest)
+        copies.clear()
+        return parts
+
+    return packed
 
 
 def unpack(parts: dict[str, bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
