@@ -104,7 +104,7 @@ def memory(
             "ring": (np.float64, (ring,), np.nan),
             "carry": (np.float16, (LAGS, 2 * members, hidden), 0),  # by cell % LAGS
             "carried": (np.int64, (LAGS,), NEVER),  # the cell after which that carry was
-            "origin": (np.int64, (horizon,), NEVER),  # cells that forecasts were issued at, by cell % H
+            "issued": (np.bool_, (horizon,), False),  # forecasts to be scored were, at the newest cells, by cell % H
             "origin_level": (np.float64, (horizon,), 0),
             "origin_scale": (np.float64, (horizon,), 1),
             "said": (np.float32, (pairs,), 0),  # the model's point less the level, in units of the scale
@@ -139,15 +139,20 @@ def memory(
 
 def put(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:
     """Write newer cells (each slot once) into a ring and empty the cells that were passed over. `newest` is not moved."""
+    skip(ring, newest, slot, cell, empty=np.nan)
+    ring[slot, cell % ring.shape[1]] = value
+
+
+def skip(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, *, empty: float) -> None:
+    """Empty the cells of a ring between the newest and newer ones (each slot once)."""
     length = ring.shape[1]
     first = newest[slot] + 1
     passed = np.minimum(cell - first, length)
     if passed.any():
         behind = (np.arange(length) - first[:, None]) % length
         rows = ring[slot]
-        rows[behind < passed[:, None]] = np.nan
+        rows[behind < passed[:, None]] = empty
         ring[slot] = rows
-    ring[slot, cell % length] = value
 
 
 def amend(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:

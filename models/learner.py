@@ -20,7 +20,7 @@ import xxhash
 
 from models import baselines, covariates, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
-from models.carry import NEVER, Memory, amend, memory, put
+from models.carry import NEVER, Memory, amend, memory, put, skip
 from models.cells import CELLS
 from models.covariates import Tells
 from models.descent import CLIP_NORM, RATES, Descent, Outcome
@@ -205,7 +205,7 @@ class Learner:
         self.pool = Pool.new(config.horizon, config.levels)
         self.memory = self._memory()
         self.learnt = self._blank(0)  # (C,) as of the newest generation
-        self.pending = score.Pending(score.scored(config.horizon, len(self.tails), len(self.parts)))
+        self.pending = score.Pending(score.scored(config.horizon, len(self.tails), self.others.judged))
         self.outlooks = score.Pending(covariates.kinds(known))
         sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
         self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
@@ -249,7 +249,7 @@ class Learner:
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
-        farthest = max(c.horizon, *ORIGINS) + LAGS * c.truncation
+        farthest = max(c.horizon, max(ORIGINS) + LAGS * c.truncation)
         sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE, "outlooks": farthest + LAGS + SPARE}
         kept = {
             "tails": len(self.tails),
@@ -321,6 +321,7 @@ class Learner:
     def _advance(self, cells: Cells, at: np.ndarray, woken: np.ndarray, then: Generation, step: Step) -> None:
         m, slot = self.memory, cells.slot
         put(m["ring"], m["newest"], slot, cells.cell, cells.value)
+        skip(m["issued"], m["newest"], slot, cells.cell, empty=False)
         m["newest"][slot] = cells.cell
         observed = ~np.isnan(cells.value)
         m["level"][slot] = level = np.where(observed, cells.value, m["level"][slot])
@@ -399,7 +400,11 @@ class Learner:
         ensemble = self._network_of(then)
         with torch.no_grad():
             inputs_ = padded(x, self.device)
-            outputs, after = ensemble(inputs_[:, None], padded(carry, self.device))
+            after = padded(carry, self.device)
+            if self.taught:
+                outputs, after = ensemble(inputs_[:, None], after)
+            else:  # heads as they begin hear nothing
+                outputs = [torch.zeros(len(inputs_), 1, self.config.hidden, device=self.device)] * self.members
             said = ensemble.say([o[:, 0] for o in outputs], inputs_, padded(blend, self.device), padded(paths, self.device))
             parts = (*(torch.stack(list(each), 1) for each in zip(*said, strict=True)), after)
         return tuple(t[: len(x)].cpu().numpy() for t in parts)
@@ -439,7 +444,7 @@ class Learner:
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
         naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
         spread = np.where((by == score.NET)[:, None], own, naively)
-        spread = np.sort(np.clip(spread * rows["stretch"].astype(np.float32)[:, self.side], -60_000, 60_000).astype(np.float16), 1)
+        spread = ascending(np.clip(spread * rows["stretch"].astype(np.float32)[:, self.side], -60_000, 60_000)).astype(np.float16)
 
         step.issued[at], step.parts[at], step.level[at], step.size[at] = True, parts, level, size
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
@@ -450,7 +455,7 @@ class Learner:
         m["spread"][where] = spread[:, self.tails].transpose(0, 2, 1)
         m["served"][where] = score.code(by, reason, score.decode(codes)[2])
         origin = slot, cell % self.config.horizon
-        m["origin"][origin] = np.where(now.woken, NEVER, cell)
+        m["issued"][origin] = ~now.woken
         m["origin_level"][origin], m["origin_scale"][origin] = level, size
 
     def _serve(self, codes: np.ndarray, fine: np.ndarray, v: View) -> tuple[np.ndarray, np.ndarray]:
@@ -471,7 +476,7 @@ class Learner:
         amend(m["ring"], m["newest"], slot, cell, value)
         behind = m["carried"][slot, cell % LAGS] < cell
         slot, cell, value = slot[behind], cell[behind], value[behind]
-        if slot.size:
+        if slot.size and self.taught:
             self.follow(then, m, "ring", ("carry", "carried"), slot, cell, value)
 
     def follow(
@@ -498,9 +503,8 @@ class Learner:
 
     def _score(self, now: Now, step: Step) -> None:
         m, h, slot, cells = self.memory, self.config.horizon, now.slot, now
-        origins = now.cell[:, None] - self.form.leads
-        where = slot[:, None], origins % h
-        due = (m["origin"][where] == origins) & (now.observed & ~now.woken)[:, None]
+        where = slot[:, None], (now.cell[:, None] - self.form.leads) % h
+        due = m["issued"][where] & (now.observed & ~now.woken)[:, None]
         rows = np.flatnonzero(due.any(1))
         if not rows.size:
             return
@@ -700,7 +704,7 @@ class Learner:
         self.descent.bad, self.descent.steps = 0, max(trained.steps, self.descent.settled)
         self.version = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:16]
         m, fresh = self.memory, Pool.new(self.config.horizon, self.config.levels)
-        m["evidence"][:], m["evidence_count"][:], m["loss"][:], m["losses"][:], m["origin"][:] = 0, 0, 0, 0, NEVER
+        m["evidence"][:], m["evidence_count"][:], m["loss"][:], m["losses"][:], m["issued"][:] = 0, 0, 0, 0, False
         self.pending.drop(np.arange(self.pending.count))
         self.replay.clear()
         self.waiting.clear()
@@ -810,6 +814,14 @@ REMEMBERED = 8  # chains that the pool takes a learning instant: its memory is `
 def finite(x: np.ndarray) -> np.ndarray:
     """Within what a float64 can say."""
     return np.asarray(np.clip(x, -HUGE, HUGE))
+
+
+def ascending(x: np.ndarray) -> np.ndarray:
+    """(N, Q, H) sorted by Q; few rows need it, and to sort was a sixth of a forecast."""
+    wrong = ~(x[:, 1:] >= x[:, :-1]).all((1, 2))
+    if wrong.any():
+        x[wrong] = np.sort(x[wrong], 1)
+    return x
 
 
 def errors_of(actual: np.ndarray, point: np.ndarray) -> np.ndarray:

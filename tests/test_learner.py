@@ -378,11 +378,14 @@ def test_a_bad_step_is_a_decision(monkeypatch):
 
 def test_a_state_is_no_larger_than_it_was_measured():
     generations = 4  # with a disorder of one step
-    sizes = []
-    for members in (1, 2, 3):
-        learner = Learner(Config(horizon=24, season=24, members=members))
-        sizes.append(learner.memory.bytes_each() + generations * learner.learnt.dtype.itemsize)
-    assert sizes[0] <= 17.75 * 1024
+
+    def size(**kwargs):
+        learner = Learner(Config(horizon=24, season=24, **kwargs))
+        return learner.memory.bytes_each() + generations * learner.learnt.dtype.itemsize
+
+    assert size(model="lstm") <= 16 * 1024
+    sizes = [size(members=members) for members in (1, 2, 3)]
+    assert sizes[0] <= 17.5 * 1024
     assert max(np.diff(sizes)) <= 6.75 * 1024
 
 
