@@ -75,11 +75,24 @@ def trained():
     return config, stream.learner.snapshot()
 
 
+def half_way():
+    stream = Stream(wavy(LONG, 5), small())
+    while stream.closed < LONG // 2:
+        ready = stream.may_arrive()
+        stream.close() if stream.may_close() else stream.arrive(ready[stream.at[ready] == stream.at[ready].min()])
+    return stream
+
+
+def test_a_snapshot_that_is_made_later_is_of_the_moment_it_was_frozen_at():
+    stream = half_way()
+    frozen, then = stream.learner.frozen(), stream.learner.snapshot()
+    stream.play()
+    assert stream.learner.snapshot() != then
+    assert frozen() == then
+
+
 def test_a_restart_in_the_middle_does_not_show(reference):
-    first = Stream(wavy(LONG, 5), small())
-    while first.closed < LONG // 2:
-        ready = first.may_arrive()
-        first.close() if first.may_close() else first.arrive(ready[first.at[ready] == first.at[ready].min()])
+    first = half_way()
     first.learner = Learner.restore(first.config, first.learner.snapshot())
     first.play()
     assert first.said == reference.said
@@ -374,6 +387,12 @@ def test_a_bad_step_is_a_decision(monkeypatch):
     assert kinds == ["skip"] * 4 + ["rollback_weights"]
     assert torch.isfinite(stream.learner.descent.weights).all()
     assert not before.equal(stream.learner.descent.good[0])  # it went back further than the last step
+
+
+def test_quantiles_that_cross_are_sorted_and_no_others_touched():
+    x = np.random.default_rng(0).normal(size=(50, 7, 3))
+    x[10:40] = np.sort(x[10:40], 1)
+    np.testing.assert_array_equal(learner_module.ascending(x.copy()), np.sort(x, 1))
 
 
 def test_a_state_is_no_larger_than_it_was_measured():
