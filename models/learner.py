@@ -272,7 +272,11 @@ class Learner:
         m["key"][slot], m["live"][slot] = key, True
         if record and self.columns:
             m["record"][slot], m["column"][slot] = record, column
-            self._relate(record)
+            if slot and m["record"][slot - 1] == np.uint64(record):  # columns come one after the other, and the one before knows the rest
+                known = m["related"][slot - 1]
+                self._join(np.append(known[known >= 0], slot))
+            else:
+                self._relate(record)
 
     def forget(self, slots: np.ndarray) -> None:
         """These slots hold nobody; they may be given away again."""
@@ -287,9 +291,11 @@ class Learner:
         self.outlooks.forget(slots)
 
     def _relate(self, record: int) -> None:
-        """Tell the columns of a record of each other."""
+        """Find the columns of a record, and tell them of each other."""
+        self._join(np.flatnonzero((self.memory["record"] == np.uint64(record)) & self.memory["live"]))
+
+    def _join(self, slots: np.ndarray) -> None:
         m = self.memory
-        slots = np.flatnonzero((m["record"] == np.uint64(record)) & m["live"])
         of = np.full(self.columns, -1)
         of[m["column"][slots]] = slots
         m["related"][slots] = of

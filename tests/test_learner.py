@@ -389,6 +389,23 @@ def test_a_bad_step_is_a_decision(monkeypatch):
     assert not before.equal(stream.learner.descent.good[0])  # it went back further than the last step
 
 
+@settings(deadline=None, max_examples=5)
+@given(st.permutations([(record, column) for record in (7, 9) for column in range(3)]), st.lists(st.integers(0, 5), max_size=4))
+def test_columns_of_a_record_know_each_other_in_whatever_order_they_come(order, leave):
+    learner = Learner(small(columns=3))
+
+    def admit(slot):
+        learner.admit(slot, slot + 1, record=order[slot][0], column=order[slot][1])
+
+    for slot in range(6):
+        admit(slot)
+    for slot in leave:
+        learner.forget(np.array([slot]))
+        admit(slot)
+    for slot, (record, _) in enumerate(order):
+        assert learner.memory["related"][slot].tolist() == [order.index((record, column)) for column in range(3)]
+
+
 def test_quantiles_that_cross_are_sorted_and_no_others_touched():
     x = np.random.default_rng(0).normal(size=(50, 7, 3))
     x[10:40] = np.sort(x[10:40], 1)
