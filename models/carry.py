@@ -1,4 +1,4 @@
-"""What is remembered of each series: a struct of arrays, a slot per series, grown by doubling.
+"""What is remembered of each series: a struct of arrays, a slot per series, grown by half at a time.
 
 Letters: C slots, H lead times, Q quantile levels but the median, R cells of a ring, M members, D hidden units,
 P = H(H+1)/2 outstanding forecasts.
@@ -37,10 +37,13 @@ class Memory:
         """Room for at least this many; the new rows are empty."""
         if slots <= self.capacity:
             return
-        self.capacity = max(16, 1 << (slots - 1).bit_length())
+        self.capacity = max(slots, self.capacity + self.capacity // 2, 16)
         for name, (kind, row, fill) in self._table.items():
-            wider = np.full((self.capacity, *row), fill, kind)
-            wider[: len(self._columns[name])] = self._columns[name]
+            before = self._columns[name]
+            wider = np.zeros((self.capacity, *row), kind)  # nothing is written, or in memory, where zeros are right
+            wider[: len(before)] = before
+            if fill != 0:
+                wider[len(before) :] = fill
             self._columns[name] = wider
 
     def clear(self, slots: np.ndarray) -> None:
@@ -51,8 +54,14 @@ class Memory:
         """Bytes that a slot takes."""
         return sum(int(np.prod(row)) * np.dtype(kind).itemsize for kind, row, _ in self._table.values())
 
+    @property
+    def used(self) -> int:
+        """Slots up to the last one that somebody holds; behind it all are empty."""
+        return int(np.flatnonzero(self["live"])[-1]) + 1 if self["live"].any() else 0
+
     def state(self) -> dict[str, np.ndarray]:
-        return dict(self._columns)
+        used = self.used
+        return {name: column[:used] for name, column in self._columns.items()}
 
     def load(self, columns: dict[str, np.ndarray]) -> None:
         """Take over what `state` gave; raises ValueError where a column does not fit."""
@@ -95,7 +104,7 @@ def memory(
             "ring": (np.float64, (ring,), np.nan),
             "carry": (np.float16, (LAGS, 2 * members, hidden), 0),  # by cell % LAGS
             "carried": (np.int64, (LAGS,), NEVER),  # the cell after which that carry was
-            "origin": (np.int64, (horizon,), NEVER),  # cells that forecasts were issued at, by cell % H
+            "issued": (np.bool_, (horizon,), False),  # forecasts to be scored were, at the newest cells, by cell % H
             "origin_level": (np.float64, (horizon,), 0),
             "origin_scale": (np.float64, (horizon,), 1),
             "said": (np.float32, (pairs,), 0),  # the model's point less the level, in units of the scale
@@ -110,7 +119,7 @@ def memory(
             "changes": (np.int64, (), 0),  # one-step changes that the scale has seen
             "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale
             "naive_count": (np.uint16, (3, horizon), 0),
-            "long": (np.float32, (horizon,), 0),  # units of errors as they have been for long, see models.scale.last; in the series' own
+            "long": (np.float32, lean[:1], 0),  # units of errors as they have been for long, by group of leads; in the series' own
             "evidence": (np.float32, (6, horizon), 0),  # the same of what was forecast: model, seasonal naive, last value; and squared
             "evidence_count": (np.uint16, (horizon,), 0),
             "loss": (
@@ -131,15 +140,20 @@ def memory(
 
 def put(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:
     """Write newer cells (each slot once) into a ring and empty the cells that were passed over. `newest` is not moved."""
+    skip(ring, newest, slot, cell, empty=np.nan)
+    ring[slot, cell % ring.shape[1]] = value
+
+
+def skip(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, *, empty: float) -> None:
+    """Empty the cells of a ring between the newest and newer ones (each slot once)."""
     length = ring.shape[1]
     first = newest[slot] + 1
     passed = np.minimum(cell - first, length)
     if passed.any():
         behind = (np.arange(length) - first[:, None]) % length
         rows = ring[slot]
-        rows[behind < passed[:, None]] = np.nan
+        rows[behind < passed[:, None]] = empty
         ring[slot] = rows
-    ring[slot, cell % length] = value
 
 
 def amend(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:

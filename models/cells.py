@@ -109,7 +109,7 @@ class LSTM(nn.Module):
         self.hidden = hidden
         self.into = uniform(4 * hidden, features, generator, bound=hidden**-0.5)  # W
         self.again = uniform(4 * hidden, hidden, generator, bound=hidden**-0.5)  # U
-        # Not the 1 of Jozefowicz et al. (2015) for the forget gate: a dilated step is twelve observations, and it cost 1 to 3 % (LOG 2026-11-26)
+        # The forget gate's 1 of Jozefowicz et al. (2015) cost 1 to 3 %: a dilated step is twelve observations (LOG 2026-11-26)
         self.bias = nn.Parameter(torch.zeros(4 * hidden))
 
     def forward(self, x: Tensor, lengths: Tensor | None, carry: Carry) -> tuple[Tensor, Carry]:

@@ -29,9 +29,10 @@ class Experts:
 
     def __init__(self, form: Shape, *, model: str, cell: str, members: int, columns: int) -> None:
         self.form, self.members, self.model = form, members, model
-        self.columns = columns if columns > 1 and affordable(form, columns) else 0
-        self.linear = [Linear(form), *([Linear(form, columns=self.columns)] if self.columns else [])]
-        self.driven = Driven(form) if form.known.number else None
+        self.alone = model not in MIXTURES  # nobody beside the one that serves is asked, or remembered
+        self.columns = columns if columns > 1 and affordable(form, columns) and not self.alone else 0
+        self.linear = [] if self.alone else [Linear(form), *([Linear(form, columns=self.columns)] if self.columns else [])]
+        self.driven = Driven(form) if form.known.number and not self.alone else None
         self.sums: dict[str, Sums] = {f"linear {k}": one for k, one in enumerate(self.linear)}  # as a snapshot names them
         if self.driven is not None:
             self.sums["linear covariates"] = self.driven
@@ -39,10 +40,11 @@ class Experts:
         seasonal = [] if form.season is None else ["seasonal_naive"]
         lines = ["linear", "linear related"][: len(self.linear)] + (["linear covariates"] if self.driven else [])
         self.names = (*nets, *lines, *seasonal, "last_value")
-        self.kept = members + len(lines)  # whose forecasts must be remembered: the naive ones are in the ring
+        self.kept = 0 if self.alone else members + len(lines)  # whose forecasts must be remembered: the naive ones are in the ring
+        self.judged = 0 if self.alone else len(self.names)  # beside each other
         self.mixture = self._mixture()
         self.prior = self.mixture.prior.astype(np.float32)
-        self.lean = self.mixture.groups, self.mixture.voices
+        self.lean = (0, 0) if self.alone else (self.mixture.groups, self.mixture.voices)
 
     def _mixture(self) -> Mixture:
         allowed = np.array([self._allowed(name) for name in self.names])
@@ -94,8 +96,9 @@ class Experts:
         if not linear.columns:
             return None
         of = m["related"][slot]
-        size, mean = sizes(of.ravel())
-        return Related(of, size.reshape(of.shape), mean.reshape(of.shape), newest[of])
+        each, at = np.unique(of, return_inverse=True)  # all columns of a record name the same ones
+        size, mean = (found[at].reshape(of.shape) for found in sizes(each))
+        return Related(of, size, mean, newest[of])
 
     def speak(self, nets: np.ndarray, lines: list[np.ndarray], seasonal: np.ndarray, size: np.ndarray) -> np.ndarray:
         """(N, K, H) what every expert says, less the level, in units of the scale; one that cannot speak says the level.
@@ -110,6 +113,9 @@ class Experts:
 
     def mixed(self, weights: Weights, lean: np.ndarray) -> np.ndarray:
         """(N, K, H) weights of the experts, of series that lean (N, G, V) to some voices."""
+        if self.alone:
+            only = (np.arange(len(self.names)) == 0)[:, None].astype(np.float32)
+            return np.broadcast_to(only, (len(lean), len(self.names), self.form.horizon))
         return weights.of(lean.astype(np.float32), self.prior).transpose(0, 2, 1)
 
     def voices(self, mixed: np.ndarray) -> np.ndarray:
@@ -118,10 +124,12 @@ class Experts:
         return np.asarray(voice / voice.sum(1, keepdims=True))
 
     def heard(self, parts: np.ndarray, seasonal: np.ndarray, unit: np.ndarray) -> np.ndarray:
-        """(N, K, H) what each expert had said, less the level at issue, in naive errors of the lead.
+        """(N, judged, H) what each expert had said, less the level at issue, in naive errors of the lead.
 
         `parts` (N, kept, H) what was remembered of it, and `seasonal` (N, H; NaN: not known), in the series' own units; `unit` (N, H).
         """
+        if self.alone:
+            return parts
         with np.errstate(over="ignore", invalid="ignore"):
             said = [parts / unit[:, None]]
             if self.form.season is not None:
@@ -149,6 +157,8 @@ class Experts:
 
     def mix(self, m: Memory, slot: np.ndarray, said: np.ndarray, met: np.ndarray) -> np.ndarray:
         """Learn who is how good from what was said (N, K, H) and came (N, H; NaN: no score); returns what the series lean to (N, G, V)."""
+        if self.alone:
+            return np.zeros((len(slot), *self.lean))
         known = ~np.isnan(met)
         off, count = self.mixture.by_group(self.mixture.learn(said, met, known), known)
         total = np.minimum(m["losses"][slot] + count, MANY)
@@ -160,7 +170,8 @@ class Experts:
 
     def settle(self) -> None:
         """Weights and coefficients anew: an instant has been learnt."""
-        self.mixture.weigh()
+        if not self.alone:
+            self.mixture.weigh()
         for one in self.sums.values():
             one.solve()
 

@@ -9,7 +9,7 @@ the series itself has shown so far. So two runs in which partitions interleave d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import xxhash
 
 from models import baselines, covariates, inputs, lesson, scale, score, snapshot
 from models.batch import rows as padded
-from models.carry import NEVER, Memory, amend, memory, put
+from models.carry import NEVER, Memory, amend, memory, put, skip
 from models.cells import CELLS
 from models.covariates import Tells
 from models.descent import CLIP_NORM, RATES, Descent, Outcome
@@ -196,6 +196,7 @@ class Learner:
         self.edges = score.bands([config.levels[k] for k in self.tails])
         self.bands = self.edges.nominal
         self.group = groups(config.horizon)
+        self.firsts, self.leads = np.unique(self.group, return_index=True, return_counts=True)[1:]  # of each group: first lead, how many
         self.side = np.array([0 if level < MIDDLE else 1 for level in config.levels])  # of the point that a quantile is on
         self.descent = Descent(self._network(), **self.plan()["descent"])
         self.reading: dict[int, Flat] = {}  # ensembles by generation
@@ -208,7 +209,7 @@ class Learner:
         self.pool = Pool.new(config.horizon, config.levels)
         self.memory = self._memory()
         self.learnt = self._blank(0)  # (C,) as of the newest generation
-        self.pending = score.Pending(score.scored(config.horizon, len(self.tails), len(self.parts)))
+        self.pending = score.Pending(score.scored(config.horizon, len(self.tails), self.others.judged))
         self.outlooks = score.Pending(covariates.kinds(known))
         sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
         self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
@@ -252,7 +253,7 @@ class Learner:
 
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
-        farthest = max(c.horizon, *self.origins) + LAGS * c.truncation
+        farthest = max(c.horizon, max(self.origins) + LAGS * c.truncation)
         sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE, "outlooks": farthest + LAGS + SPARE}
         kept = {
             "tails": len(self.tails),
@@ -269,12 +270,17 @@ class Learner:
         self.memory.grow(slot + 1)
         if len(self.learnt) < self.memory.capacity:
             self.learnt = np.concatenate([self.learnt, self._blank(self.memory.capacity - len(self.learnt))])
-        self.forget(np.array([slot]))
         m = self.memory
+        if m["live"][slot]:  # all others are empty
+            self.forget(np.array([slot]))
         m["key"][slot], m["live"][slot] = key, True
         if record and self.columns:
             m["record"][slot], m["column"][slot] = record, column
-            self._relate(record)
+            if slot and m["record"][slot - 1] == np.uint64(record):  # columns come one after the other, and the one before knows the rest
+                known = m["related"][slot - 1]
+                self._join(np.append(known[known >= 0], slot))
+            else:
+                self._relate(record)
 
     def forget(self, slots: np.ndarray) -> None:
         """These slots hold nobody; they may be given away again."""
@@ -289,9 +295,11 @@ class Learner:
         self.outlooks.forget(slots)
 
     def _relate(self, record: int) -> None:
-        """Tell the columns of a record of each other."""
+        """Find the columns of a record, and tell them of each other."""
+        self._join(np.flatnonzero((self.memory["record"] == np.uint64(record)) & self.memory["live"]))
+
+    def _join(self, slots: np.ndarray) -> None:
         m = self.memory
-        slots = np.flatnonzero((m["record"] == np.uint64(record)) & m["live"])
         of = np.full(self.columns, -1)
         of[m["column"][slots]] = slots
         m["related"][slots] = of
@@ -323,6 +331,7 @@ class Learner:
     def _advance(self, cells: Cells, at: np.ndarray, woken: np.ndarray, then: Generation, step: Step) -> None:
         m, slot = self.memory, cells.slot
         put(m["ring"], m["newest"], slot, cells.cell, cells.value)
+        skip(m["issued"], m["newest"], slot, cells.cell, empty=False)
         m["newest"][slot] = cells.cell
         observed = ~np.isnan(cells.value)
         m["level"][slot] = level = np.where(observed, cells.value, m["level"][slot])
@@ -401,7 +410,11 @@ class Learner:
         ensemble = self._network_of(then)
         with torch.no_grad():
             inputs_ = padded(x, self.device)
-            outputs, after = ensemble(inputs_[:, None], padded(carry, self.device))
+            after = padded(carry, self.device)
+            if self.taught:
+                outputs, after = ensemble(inputs_[:, None], after)
+            else:  # heads as they begin hear nothing
+                outputs = [torch.zeros(len(inputs_), 1, self.config.hidden, device=self.device)] * self.members
             said = ensemble.say([o[:, 0] for o in outputs], inputs_, padded(blend, self.device), padded(paths, self.device))
             parts = (*(torch.stack(list(each), 1) for each in zip(*said, strict=True)), after)
         return tuple(t[: len(x)].cpu().numpy() for t in parts)
@@ -416,8 +429,8 @@ class Learner:
         v = inputs.view(m["ring"], slot, cell, level, self.form)
         phase = cell % LAGS
         carry, carried = self._goes_on_from(m, "ring", ("carry", "carried"), slot, cell)
-        x = inputs.features(v, cell, naive, size, rows["lasting"], self._gap(cell, carried), self.form, now.outlook)
-        blend, paths, unit = inputs.bearings(v, naive, size, rows["lasting"])
+        x = inputs.features(v, cell, naive, size, rows["lasting"][:, self.group], self._gap(cell, carried), self.form, now.outlook)
+        blend, paths, unit = inputs.bearings(v, naive, size, rows["lasting"][:, self.group])
         paths = np.concatenate([paths, covariates.paths(self.form.known, now.outlook)], 1) if self.form.known.ahead else paths
         points, medians, quantiles, after = self._run(then, x, carry, blend, paths)
         m["carry"][slot[observed], phase[observed]] = after[observed]
@@ -440,7 +453,7 @@ class Learner:
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
         naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
         spread = np.where((by == score.NET)[:, None], own, naively)
-        spread = np.sort(np.clip(spread * rows["stretch"].astype(np.float32)[:, self.side], -60_000, 60_000).astype(np.float16), 1)
+        spread = ascending(np.clip(spread * rows["stretch"].astype(np.float32)[:, self.side], -60_000, 60_000)).astype(np.float16)
 
         step.issued[at], step.parts[at], step.level[at], step.size[at] = True, parts, level, size
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
@@ -451,7 +464,7 @@ class Learner:
         m["spread"][where] = spread[:, self.tails].transpose(0, 2, 1)
         m["served"][where] = score.code(by, reason, score.decode(codes)[2])
         origin = slot, cell % self.config.horizon
-        m["origin"][origin] = np.where(now.woken, NEVER, cell)
+        m["issued"][origin] = ~now.woken
         m["origin_level"][origin], m["origin_scale"][origin] = level, size
 
     def _spread(
@@ -489,7 +502,7 @@ class Learner:
         amend(m["ring"], m["newest"], slot, cell, value)
         behind = m["carried"][slot, cell % LAGS] < cell
         slot, cell, value = slot[behind], cell[behind], value[behind]
-        if slot.size:
+        if slot.size and self.taught:
             self.follow(then, m, "ring", ("carry", "carried"), slot, cell, value)
 
     def follow(
@@ -501,7 +514,7 @@ class Learner:
         known = self.form.known  # of a cell that a newer one has overtaken, nothing: no forecast was made there
         outlook = covariates.kept(m, known, slot, cell) if ring == "closed" else covariates.unknown(known, len(slot))
         carry, carried = self._goes_on_from(m, ring, names, slot, cell)
-        x = inputs.features(v, cell, naive, size, rows["lasting"], self._gap(cell, carried), self.form, outlook)
+        x = inputs.features(v, cell, naive, size, rows["lasting"][:, self.group], self._gap(cell, carried), self.form, outlook)
         m[names[0]][slot, cell % LAGS] = self._step(then, x, carry)
         m[names[1]][slot, cell % LAGS] = cell
 
@@ -516,9 +529,8 @@ class Learner:
 
     def _score(self, now: Now, step: Step) -> None:
         m, h, slot, cells = self.memory, self.config.horizon, now.slot, now
-        origins = now.cell[:, None] - self.form.leads
-        where = slot[:, None], origins % h
-        due = (m["origin"][where] == origins) & (now.observed & ~now.woken)[:, None]
+        where = slot[:, None], (now.cell[:, None] - self.form.leads) % h
+        due = m["issued"][where] & (now.observed & ~now.woken)[:, None]
         rows = np.flatnonzero(due.any(1))
         if not rows.size:
             return
@@ -551,7 +563,7 @@ class Learner:
         errors[:, 0] = np.where(net < actual, -errors[:, 0], errors[:, 0])
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
-        unit = inputs.units(now.naive[rows], now.size[rows]) * now.rows["lasting"][rows]
+        unit = inputs.units(now.naive[rows], now.size[rows]) * now.rows["lasting"][rows][:, self.group]
         with np.errstate(over="ignore", invalid="ignore"):
             said = self.others.heard(m["parts"][place].transpose(0, 2, 1) * size[:, None], seasonal - level, unit)
             met = np.clip(np.where(due, (actual - level) / unit, np.nan), -CLIP, CLIP)
@@ -634,9 +646,8 @@ class Learner:
         self.pool.relate(rows["scale"], cells.value)
         residual = baselines.errors(m["closed"], slot, cell, self.form) / size[:, None, None]
         rows["naive"] = self.pool.naively(m, slot, residual)
-        m["long"][slot], rows["lasting"] = scale.last(
-            m["long"][slot], m["changes"][slot], inputs.units(rows["naive"].astype(np.float32), size)
-        )
+        today = np.add.reduceat(inputs.units(rows["naive"].astype(np.float32), size), self.firsts, 1) / self.leads
+        m["long"][slot], rows["lasting"] = scale.last(m["long"][slot], m["changes"][slot], today)
         found = self.pending.find(slot, cell)
         had = np.flatnonzero(found >= 0)
         if had.size:
@@ -692,7 +703,7 @@ class Learner:
         level = m["closed"][slot, m["closed_newest"][slot] % m["closed"].shape[1]]
         known = rows["naive"].astype(np.float32)
         naive = np.where(np.isnan(known), self.pool.naive, known)
-        return lesson.Series(slot, scale.usable(rows["scale"], level, self.pool.relative), naive, rows["lasting"])
+        return lesson.Series(slot, scale.usable(rows["scale"], level, self.pool.relative), naive, rows["lasting"][:, self.group])
 
     def _chosen(self, cells: Cells, salt: int, most: int) -> np.ndarray:
         """At most so many of the cells, by hash of (series, cell) and the instant; in their own order."""
@@ -723,7 +734,7 @@ class Learner:
         self.descent.bad, self.descent.steps = 0, max(trained.steps, self.descent.settled)
         self.version = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:16]
         m, fresh = self.memory, Pool.new(self.config.horizon, self.config.levels)
-        m["evidence"][:], m["evidence_count"][:], m["loss"][:], m["losses"][:], m["origin"][:] = 0, 0, 0, 0, NEVER
+        m["evidence"][:], m["evidence_count"][:], m["loss"][:], m["losses"][:], m["issued"][:] = 0, 0, 0, 0, False
         self.pending.drop(np.arange(self.pending.count))
         self.replay.clear()
         self.waiting.clear()
@@ -762,6 +773,14 @@ class Learner:
 
     def snapshot(self) -> dict[str, bytes]:
         """All of it as named bytes; `restore` is the inverse."""
+        return snapshot.pack(*self._held())
+
+    def frozen(self) -> Callable[[], dict[str, bytes]]:
+        """The snapshot of now, to be made of a copy by whoever calls it, in any thread: its hash takes longer than its copy."""
+        return snapshot.later(*self._held())
+
+    def _held(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Arrays that will change, and plain values."""
         groups: dict[str, dict[str, np.ndarray]] = {
             "memory": self.memory.state(),
             "pending": self.pending.state(),
@@ -770,7 +789,7 @@ class Learner:
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
             "drift": self.drift.state(),
-            "learnt": {"rows": scale.to_bytes(self.learnt)},
+            "learnt": {"rows": scale.to_bytes(self.learnt[: self.memory.used])},
         }
         groups |= self.others.state()
         if self.form.known.number:
@@ -785,7 +804,7 @@ class Learner:
             "pool": self.pool.counts(),
             "generations": [[at, g.updates, g.relative] for at, g in self.generations.items()],
         }
-        return snapshot.pack(arrays, rest)
+        return arrays, rest
 
     @classmethod
     def restore(cls, config: Config, parts: dict[str, bytes]) -> Learner:
@@ -824,6 +843,14 @@ BY = {"nets": "mixture", "mixture-without-nets": "mixture"}  # what a forecast c
 def finite(x: np.ndarray) -> np.ndarray:
     """Within what a float64 can say."""
     return np.asarray(np.clip(x, -HUGE, HUGE))
+
+
+def ascending(x: np.ndarray) -> np.ndarray:
+    """(N, Q, H) sorted by Q; few rows need it, and to sort was a sixth of a forecast."""
+    wrong = ~(x[:, 1:] >= x[:, :-1]).all((1, 2))
+    if wrong.any():
+        x[wrong] = np.sort(x[wrong], 1)
+    return x
 
 
 def errors_of(actual: np.ndarray, point: np.ndarray) -> np.ndarray:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from models.carry import NEVER
+
 FILLING = 8  # rows that an instant puts into a pool that is not full; then one, so that it remembers as many instants as it has rows
 
 
@@ -55,29 +57,54 @@ class Replay:
 
 
 class Waiting:
-    """Rows whose labels have not all come, in the order they were put in; arrays as in `Replay`, "cell" and "slot" among them."""
+    """Rows whose labels have not all come, in the order they were put in; arrays as in `Replay`, "cell" and "slot" among them.
+
+    What is taken leaves gaps, which are closed when there is no room behind: not all rows move at every instant.
+    """
 
     def __init__(self, table: dict[str, tuple[Any, tuple[int, ...]]]) -> None:
-        self.columns = {name: np.zeros((0, *row), kind) for name, (kind, row) in table.items()}
+        self._begin({name: np.zeros((0, *row), kind) for name, (kind, row) in table.items()}, room=0)
+
+    def _begin(self, columns: dict[str, np.ndarray], *, room: int) -> None:
+        """With these rows, and room for as many and `room` more."""
+        self._end = len(columns["cell"])
+        size = 2 * self._end + room
+        self._rows = {name: np.zeros((size, *column.shape[1:]), column.dtype) for name, column in columns.items()}
+        for name, column in columns.items():
+            self._rows[name][: self._end] = column
+        self._here = np.arange(size) < self._end
+
+    @property
+    def columns(self) -> dict[str, np.ndarray]:
+        """The rows that wait."""
+        here = self._here[: self._end]
+        return {name: column[: self._end][here] for name, column in self._rows.items()}
 
     def add(self, rows: dict[str, np.ndarray]) -> None:
-        self.columns = {name: np.concatenate([column, rows[name]]).astype(column.dtype) for name, column in self.columns.items()}
+        count = len(rows["cell"])
+        if self._end + count > len(self._here):
+            self._begin(self.columns, room=count)
+        new = slice(self._end, self._end + count)
+        for name, column in self._rows.items():
+            column[new] = rows[name]
+        self._here[new] = True
+        self._end += count
 
     def take(self, newest: np.ndarray, horizon: int) -> dict[str, np.ndarray]:
         """Out come the rows whose last label is there, by the newest closed cell of each slot, or will hardly come any more."""
-        cell = self.columns["cell"]
-        ripe = newest[self.columns["slot"]] >= cell + horizon
-        if len(cell):
-            ripe |= cell < cell.max() - 2 * horizon  # its series has fallen silent
-        out = {name: column[ripe] for name, column in self.columns.items()}
-        self.columns = {name: column[~ripe] for name, column in self.columns.items()}
+        here, cell, slot = (column[: self._end] for column in (self._here, self._rows["cell"], self._rows["slot"]))
+        ripe = newest[slot] >= cell + horizon
+        ripe |= cell < cell.max(initial=NEVER, where=here) - 2 * horizon  # its series has fallen silent
+        ripe &= here
+        out = {name: column[: self._end][ripe] for name, column in self._rows.items()}
+        here[ripe] = False
         return out
 
     def clear(self) -> None:
-        self.columns = {name: column[:0] for name, column in self.columns.items()}
+        self._begin({name: column[:0] for name, column in self._rows.items()}, room=0)
 
     def load(self, columns: dict[str, np.ndarray]) -> None:
-        self.columns = {name: columns[name].copy() for name in self.columns}
+        self._begin({name: columns[name] for name in self._rows}, room=0)
 
 
 def mixed(key: np.ndarray, salt: int) -> np.ndarray:

@@ -26,7 +26,7 @@ def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
             ("scale", np.float64),  # mean one-step change; NaN: not known yet
             ("mean", np.float64),  # of values, slowly forgetting; NaN: not known yet
             ("naive", np.float16, (3, horizon)),  # errors of the naive forecasts in units of it; NaN: not known yet
-            ("lasting", np.float16, (horizon,)),  # what the least of them has been for long, as a multiple of it
+            ("lasting", np.float16, lean[:1]),  # what the least of them has been for long, as a multiple of it, by group of leads
             ("served", np.int8, (horizon,)),  # models.score.code, or UNDECIDED
             ("lean", np.float16, lean),  # to the voices of the mixture, beside all series together: see models.mixture
             ("off", np.float32, lean[:1]),  # mean absolute error of what the model said, in naive errors, by group of leads
@@ -98,7 +98,7 @@ def usable(scale: np.ndarray, level: np.ndarray, relative: float) -> np.ndarray:
 
 
 def last(long: np.ndarray, changes: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What units (N, H) have been for long, after one more of each; and that as a multiple of today's, which networks measure in.
+    """What units (N, G) have been for long, after one more of each; and that as a multiple of today's, which networks measure in.
 
     In today's own a storm looks like any hour, and counts like one. But where a series has all but stopped, or has grown out of what
     it was, today's are what there is: hence `WITHIN`.

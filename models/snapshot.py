@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,18 @@ def pack(arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> dict[str, bytes
     text = json.dumps(rest, sort_keys=True).encode()
     seal = {"format": FORMAT, "sha256": {"tensors": hashlib.sha256(tensors).hexdigest(), "rest": hashlib.sha256(text).hexdigest()}}
     return {"tensors": tensors, "rest": text, "seal": json.dumps(seal).encode()}
+
+
+def later(arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> Callable[[], dict[str, bytes]]:
+    """What gives `pack` of the arrays as they are now, once, in any thread; the copies that it is made of are gone then."""
+    copies = {name: np.array(array, order="C") for name, array in arrays.items()}
+
+    def packed() -> dict[str, bytes]:
+        parts = pack(copies, rest)
+        copies.clear()
+        return parts
+
+    return packed
 
 
 def unpack(parts: dict[str, bytes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -76,6 +76,7 @@ class Told(NamedTuple):
 
 
 EXACT = (1e-14, 1e27)  # outside, ten to the places is no exact float: such values are left as they are
+TENS = np.power(10.0, np.arange(28))  # looked up: half of the time of rounding went into powers
 DIGITS = 7  # what single precision holds; more would be noise in every consumer's storage
 
 
@@ -87,9 +88,10 @@ def tidy(x: np.ndarray) -> np.ndarray:
     """
     size = np.abs(x)
     usual = (size > EXACT[0]) & (size < EXACT[1])
-    places = np.where(usual, DIGITS - 1 - np.floor(np.log10(size, out=np.zeros_like(x), where=usual)), 0)
-    up, down = np.power(10.0, np.maximum(places, 0)), np.power(10.0, np.maximum(-places, 0))
-    return np.asarray(np.where(usual, np.round(x * up / down) / up * down, x))
+    places = DIGITS - 1 - np.floor(np.log10(np.where(usual, size, 1.0))).astype(np.int64)
+    up, down = TENS[np.maximum(places, 0)], TENS[np.maximum(-places, 0)]
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(np.where(usual, np.round(x * up / down) / up * down, x))
 
 
 @lru_cache(maxsize=512)
@@ -121,6 +123,19 @@ def served(by: list[int], reason: list[int], voice: Voice) -> list[Served]:
     return runs
 
 
+def all_served(step: Issued, rows: list[int], voice: Voice) -> list[list[Served]]:
+    """Of each row who served its leads; most of them say what another one has said."""
+    by, reason = np.ascontiguousarray(step.by[rows], np.int8), np.ascontiguousarray(step.reason[rows], np.int8)
+    runs: dict[tuple[bytes, bytes], list[Served]] = {}
+    out = []
+    for i in range(len(rows)):
+        key = by[i].tobytes(), reason[i].tobytes()
+        if key not in runs:
+            runs[key] = served(by[i].tolist(), reason[i].tolist(), voice)
+        out.append(runs[key])
+    return out
+
+
 def headers(trace: str | None) -> Sequence[tuple[str, bytes]]:
     return () if trace is None else (("traceparent", trace.encode()),)
 
@@ -131,16 +146,16 @@ def forecasts(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]
         return []
     rows = [t.row for t in told]
     points, quantiles = tidy(step.point[rows]).tolist(), tidy(step.quantiles[rows]).tolist()
-    by, reasons = step.by[rows].tolist(), step.reason[rows].tolist()
+    runs = all_served(step, rows, voice)
     cold, observations = step.cold[rows].tolist(), step.observations[rows].tolist()
-    tell = _as_rows if voice.layout == "row" else _as_record
+    tell, step_text = _as_rows if voice.layout == "row" else _as_record, iso_duration(voice.step)
     out: list[Message] = []
     for i, t in enumerate(told):
         rest = {
             "application": voice.application,
             "series": t.series,
             "issued_at": instant(t.cell),
-            "step": iso_duration(voice.step),
+            "step": step_text,
             "point_is": "mean",
             "levels": voice.levels,
             "model": voice.model,
@@ -150,7 +165,7 @@ def forecasts(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]
             "woken": t.woken,
             "observations": observations[i],
         }
-        out += tell(t, voice, points[i], quantiles[i], served(by[i], reasons[i], voice), rest)
+        out += tell(t, voice, points[i], quantiles[i], runs[i], rest)
     return out
 
 
@@ -221,8 +236,12 @@ def scores(step: Scored, told: Sequence[Told], voice: Voice, *, since: int) -> l
     if voice.bands:
         outside = counted[:, 0] & ~step.covered[rows, 0, int(np.argmax(voice.bands))]
     out = []
+    leads_counted: dict[bytes, list[int]] = {}  # most series have as many
     for i, t in enumerate(told):
-        which = np.flatnonzero(counted[i]).tolist()
+        key = counted[i].tobytes()
+        which = leads_counted.get(key)
+        if which is None:
+            which = leads_counted[key] = np.flatnonzero(counted[i]).tolist()
         if which:
             listed = _lead_scores(t, which, [column[i] for column in columns], codes[i], voice)
             name = named(namer("scores", voice.application, t.series), t.cell)

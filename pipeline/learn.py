@@ -13,7 +13,7 @@ import math
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -432,18 +432,23 @@ class Shard:
             g.decisions, g.dropped_decisions = g.decisions[drop:], self.snapshots[0]
 
     def freeze(self) -> bytes:
+        return self.frozen()()
+
+    def frozen(self) -> Callable[[], bytes]:
+        """The shard of now as what makes its bytes, in any thread: only the copying keeps the engine."""
         rest = {
             "shaped_by": shaping(self.spec),
             "queue": [[c.instant, c.cells, c.drop] for c in self.queue],
             "learnt": self.learnt,
             "windows": self.windows,
-            "published": self.published,
+            "published": dict(self.published),
             "digest": f"{self.digest:032x}",
             "snapshots": list(self.snapshots),
             "publish_from": self.spec.publish_from,
             "quota": self.spec.rules.quota,
         }
-        return msgspec.msgpack.encode([self.gather.state(), self.learner.snapshot(), rest])
+        part, learner = self.gather.state(), self.learner.frozen()
+        return lambda: msgspec.msgpack.encode([part, learner(), rest])
 
     @classmethod
     def thaw(cls, spec: Spec, data: bytes) -> Shard:
@@ -631,10 +636,13 @@ class LiveShard:
         for shard in LIVE.values():
             shard.close()
 
-    def freeze(self, cell: bytes) -> bytes:
+    def freeze(self, cell: bytes) -> Callable[[], bytes]:
         coder = ShardCoder().get_impl()
         value = coder.decode_nested(cell)
-        return cell if isinstance(value, FrozenShard) else bytes(coder.encode_nested(FrozenShard(value.freeze())))
+        if isinstance(value, FrozenShard):
+            return lambda: cell
+        frozen = value.frozen()
+        return lambda: bytes(coder.encode_nested(FrozenShard(frozen())))
 
     def account(self) -> dict[str, Any]:
         shard = self.shard()

@@ -116,11 +116,12 @@ class World:
         self.hold: dict[str, int] = {}  # partition -> position at which the source has nothing yet
         self.mismatches = 0
 
-    def freeze(self, cell: bytes) -> bytes:
+    def freeze(self, cell: bytes) -> Callable[[], bytes]:
         if BytesCoder().get_impl().decode_nested(cell) != TOKEN:
-            return cell
+            return lambda: cell
         assert self.live is not None
-        return bytes(BytesCoder().get_impl().encode_nested(json.dumps([self.live.positions, self.live.sums]).encode()))
+        frozen = json.dumps([self.live.positions, self.live.sums]).encode()
+        return lambda: bytes(BytesCoder().get_impl().encode_nested(frozen))
 
     def account(self) -> dict[str, Any]:
         live = self.live or Sums()

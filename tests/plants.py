@@ -92,16 +92,16 @@ def snapshot_without_queue() -> None:
 
     from pipeline.learn import Shard
 
-    freeze = Shard.freeze
+    frozen = Shard.frozen
 
-    def forgets(self: Any) -> bytes:
+    def forgets(self: Any) -> Any:
         kept, self.queue = self.queue, deque(close._replace(cells=[]) for close in self.queue)
         try:
-            return freeze(self)
+            return frozen(self)
         finally:
             self.queue = kept
 
-    Shard.freeze = forgets
+    Shard.frozen = forgets
 
 
 def checksum_not_looked_at() -> None:

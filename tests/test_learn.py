@@ -289,7 +289,7 @@ def test_state_is_kept_by_reference_only_where_an_engine_asks_for_it():
     try:
         assert coder.decode(coder.encode(shard)) is shard
         impl = coder.get_impl()
-        frozen = impl.decode_nested(live.freeze(impl.encode_nested(shard)))
+        frozen = impl.decode_nested(live.freeze(impl.encode_nested(shard))())
         assert isinstance(frozen, learn.FrozenShard)
         assert Shard.thaw(spec(), frozen.data).account() == shard.account()
     finally:

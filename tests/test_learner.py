@@ -75,11 +75,24 @@ def trained():
     return config, stream.learner.snapshot()
 
 
+def half_way():
+    stream = Stream(wavy(LONG, 5), small())
+    while stream.closed < LONG // 2:
+        ready = stream.may_arrive()
+        stream.close() if stream.may_close() else stream.arrive(ready[stream.at[ready] == stream.at[ready].min()])
+    return stream
+
+
+def test_a_snapshot_that_is_made_later_is_of_the_moment_it_was_frozen_at():
+    stream = half_way()
+    frozen, then = stream.learner.frozen(), stream.learner.snapshot()
+    stream.play()
+    assert stream.learner.snapshot() != then
+    assert frozen() == then
+
+
 def test_a_restart_in_the_middle_does_not_show(reference):
-    first = Stream(wavy(LONG, 5), small())
-    while first.closed < LONG // 2:
-        ready = first.may_arrive()
-        first.close() if first.may_close() else first.arrive(ready[first.at[ready] == first.at[ready].min()])
+    first = half_way()
     first.learner = Learner.restore(first.config, first.learner.snapshot())
     first.play()
     assert first.said == reference.said
@@ -376,13 +389,39 @@ def test_a_bad_step_is_a_decision(monkeypatch):
     assert not before.equal(stream.learner.descent.good[0])  # it went back further than the last step
 
 
+@settings(deadline=None, max_examples=5)
+@given(st.permutations([(record, column) for record in (7, 9) for column in range(3)]), st.lists(st.integers(0, 5), max_size=4))
+def test_columns_of_a_record_know_each_other_in_whatever_order_they_come(order, leave):
+    learner = Learner(small(columns=3))
+
+    def admit(slot):
+        learner.admit(slot, slot + 1, record=order[slot][0], column=order[slot][1])
+
+    for slot in range(6):
+        admit(slot)
+    for slot in leave:
+        learner.forget(np.array([slot]))
+        admit(slot)
+    for slot, (record, _) in enumerate(order):
+        assert learner.memory["related"][slot].tolist() == [order.index((record, column)) for column in range(3)]
+
+
+def test_quantiles_that_cross_are_sorted_and_no_others_touched():
+    x = np.random.default_rng(0).normal(size=(50, 7, 3))
+    x[10:40] = np.sort(x[10:40], 1)
+    np.testing.assert_array_equal(learner_module.ascending(x.copy()), np.sort(x, 1))
+
+
 def test_a_state_is_no_larger_than_it_was_measured():
     generations = 4  # with a disorder of one step
-    sizes = []
-    for members in (1, 2, 3):
-        learner = Learner(Config(horizon=24, season=24, members=members))
-        sizes.append(learner.memory.bytes_each() + generations * learner.learnt.dtype.itemsize)
-    assert sizes[0] <= 17.75 * 1024
+
+    def size(**kwargs):
+        learner = Learner(Config(horizon=24, season=24, **kwargs))
+        return learner.memory.bytes_each() + generations * learner.learnt.dtype.itemsize
+
+    assert size(model="lstm") <= 16 * 1024
+    sizes = [size(members=members) for members in (1, 2, 3)]
+    assert sizes[0] <= 17.5 * 1024
     assert max(np.diff(sizes)) <= 6.75 * 1024
 
 

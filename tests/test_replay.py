@@ -40,6 +40,21 @@ def test_rows_wait_until_their_last_label_has_come_or_their_series_is_silent():
     assert waiting.columns["cell"].tolist() == [12, 19]
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 3)), max_size=40))
+def test_what_waits_is_what_was_put_in_and_not_taken_in_its_order(turns):
+    """`turns`: rows put in, and steps that all series go on, in turn; each row's label comes two steps after it."""
+    waiting, left, cell = Waiting({"slot": (np.int64, ()), "cell": (np.int64, ())}), [], 0
+    for count, steps in turns:
+        waiting.add({"slot": np.arange(count) % 2, "cell": np.full(count, cell)})
+        left += [(k % 2, cell) for k in range(count)]
+        cell += steps
+        out = waiting.take(np.array([cell, cell]), 2)
+        assert [*zip(out["slot"].tolist(), out["cell"].tolist(), strict=True)] == [row for row in left if row[1] <= cell - 2]
+        left = [row for row in left if row[1] > cell - 2]
+        held = waiting.columns
+        assert [*zip(held["slot"].tolist(), held["cell"].tolist(), strict=True)] == left
+
+
 def test_hashes_choose_evenly():
     chosen = mixed(np.arange(10_000, dtype=np.uint64), 5) % np.uint64(10)
     assert np.bincount(chosen.astype(int)).min() > 850

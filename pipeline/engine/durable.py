@@ -10,6 +10,7 @@ import logging
 import math
 import secrets
 import time
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -182,8 +183,8 @@ class Ledger:
         every = self._how.snapshot_every_s
         return self._pressing or self._repeatable >= every or now - self._last_freeze >= AT_LEAST_EVERY * every
 
-    def _freeze(self) -> tuple[str, image.Image]:
-        """A name for a snapshot, and what is to be in it."""
+    def _freeze(self) -> tuple[str, Callable[[], bytes]]:
+        """A name for a snapshot, and what gives its bytes."""
         started = time.monotonic()
         frozen = image.take(self._graph, freeze=self._how.live.freeze, commits=self._commits)
         self._how.live.snapshotted()
@@ -193,9 +194,9 @@ class Ledger:
         # Names sort by age; the random end keeps apart those of a start that crashed and of the one that followed.
         return f"{self._commits:012d}-{time.time_ns():020d}-{secrets.token_hex(4)}", frozen
 
-    def _write(self, name: str, frozen: image.Image) -> None:
+    def _write(self, name: str, frozen: Callable[[], bytes]) -> None:
         try:
-            self._folder.write(name, image.encode(frozen))
+            self._folder.write(name, frozen())
         except OSError as error:
             raise SnapshotFailed(f"cannot write a snapshot to {self._folder.path}: {error.strerror}") from error
 

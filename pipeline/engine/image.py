@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import msgspec
 from apache_beam.portability.api import beam_fn_api_pb2
 from apache_beam.runners.portability.fn_api_runner.worker_handlers import StateServicer
+from msgspec import structs
 
 from pipeline.engine.errors import NotDurable
 from pipeline.engine.graph import Graph
@@ -41,8 +43,8 @@ encode = msgspec.msgpack.Encoder().encode
 decode = msgspec.msgpack.Decoder(Image).decode
 
 
-def take(graph: Graph, *, freeze: Callable[[bytes], bytes], commits: int) -> Image:
-    """The image of a graph at rest. Nothing in it changes afterwards, so that it may be written elsewhere meanwhile.
+def take(graph: Graph, *, freeze: Callable[[bytes], Callable[[], bytes]], commits: int) -> Callable[[], bytes]:
+    """The image of a graph at rest, as what gives its bytes. Nothing in it changes afterwards, so that another thread may call it.
 
     Raises NotDurable when a GroupByKey is open: its triggers' state has no coder.
     """
@@ -52,16 +54,18 @@ def take(graph: Graph, *, freeze: Callable[[bytes], bytes], commits: int) -> Ima
                 f"GroupByKey {group.name!r} holds {group.keys} open keys, and what triggers remember cannot be written to a snapshot; "
                 "keep state in a stateful DoFn instead"
             )
-    return Image(
+    frozen = cells(graph.state, freeze)
+    image = Image(
         pipeline=graph.pipeline,
         commits=commits,
-        cells=cells(graph.state, freeze),
+        cells=[],
         ordered=[(key, list(at)) for key, at in graph.state._ordered_list_keys.items()],  # noqa: SLF001 - it offers no reading
         stages=[stage_image(stage) for stage in graph.stages],
         groups=[(buffer, group.watermark) for buffer, group in graph.groups.items()],
         shared=sorted(graph.shared),
         collected=[(buffer, list(chunks)) for buffer, chunks in graph.collected.items()],
     )
+    return lambda: encode(structs.replace(image, cells=[(key, content()) for key, content in frozen]))
 
 
 def put(image: Image, graph: Graph) -> None:
@@ -82,14 +86,14 @@ def put(image: Image, graph: Graph) -> None:
     graph.collected = {buffer: list(chunks) for buffer, chunks in image.collected}
 
 
-def cells(state: StateServicer, freeze: Callable[[bytes], bytes]) -> list[tuple[bytes, bytes]]:
+def cells(state: StateServicer, freeze: Callable[[bytes], Callable[[], bytes]]) -> list[tuple[bytes, Callable[[], bytes]]]:
     """Every state cell that has something in it; user state goes through `freeze`."""
     found = []
     for key, chunks in state._state.items():  # noqa: SLF001
         content = b"".join(chunks)
         if content:
             user = beam_fn_api_pb2.StateKey.FromString(key).WhichOneof("type") == "bag_user_state"
-            found.append((key, freeze(content) if user else content))
+            found.append((key, freeze(content) if user else partial(bytes, content)))
     return found
 
 

@@ -30,8 +30,8 @@ class Committer(Protocol):
 class Live(Protocol):
     """The state that lives beside the cells, and its account. Called in the engine's thread, between bundles."""
 
-    def freeze(self, cell: bytes, /) -> bytes:
-        """A state cell as it is now -> as it must be on disk.
+    def freeze(self, cell: bytes, /) -> Callable[[], bytes]:
+        """A state cell as it is now -> what gives it as it must be on disk: called once, in the thread that writes, while work goes on.
 
         Both are what the cell's coder writes in Beam's nested form (`coder.get_impl().encode_nested(value)`), so that
         the coder reads the result back after a restart. A cell that is not yours comes back as it was.
