@@ -558,6 +558,7 @@ class Learner:
         The exercise before this one may still be running; it must be finished before this one is run.
         """
         m = self.memory
+        salt = int(cells.cell.max()) + 1 if len(cells.cell) else 0  # not the instant: a history and a stream name theirs differently
         mine = cells.slot < m.capacity
         mine[mine] = m["live"][cells.slot[mine]] & (m["key"][cells.slot[mine]] == cells.key[mine])  # gone meanwhile: nothing to learn from
         cells = Cells(*(c[mine] for c in cells))
@@ -572,7 +573,7 @@ class Learner:
         behind = [*self.generations.values()][-2:][0]  # the newest may still be learnt: what is anchored now does not wait for it
         for wave in waves(cells.slot):
             self._take(Cells(*(c[wave] for c in cells)), behind)
-        whole = self._lesson(cells if self.taught else Cells(*(c[:0] for c in cells)), instant)
+        whole = self._lesson(cells if self.taught else Cells(*(c[:0] for c in cells)), salt)
         decisions = [*self._drifted(), *self._decide(slots)]
         self.others.settle()
         self.pool.updates += 1
@@ -648,15 +649,15 @@ class Learner:
         if seen.any():
             self.follow(behind, m, "closed", ("anchor", "anchored"), slot[seen], at[seen], value[seen])
 
-    def _lesson(self, cells: Cells, instant: int) -> lesson.Lesson:
+    def _lesson(self, cells: Cells, salt: int) -> lesson.Lesson:
         """Chains that end a few steps before these cells, and some of long ago."""
         c, m = self.config, self.memory
-        chosen = self._chosen(cells, instant, c.rows // len(ORIGINS))
+        chosen = self._chosen(cells, salt, c.rows // len(ORIGINS))
         end = (cells.cell[chosen] - np.array(ORIGINS)[:, None]).ravel()
         of = self.series(np.tile(cells.slot[chosen], len(ORIGINS)))
         now, origins = lesson.chains(m, of, end, depth=c.truncation, origins=TAUGHT, form=self.form)
-        past = self.replay.draw(c.replayed, (c.seed, instant & ((1 << 63) - 1)))
-        keep = self._chosen(Cells(*(a[chosen] for a in cells)), instant + 1, REMEMBERED)  # of the chains that end at ORIGINS[0]
+        past = self.replay.draw(c.replayed, (c.seed, salt & ((1 << 63) - 1)))
+        keep = self._chosen(Cells(*(a[chosen] for a in cells)), salt + 1, REMEMBERED)  # of the chains that end at ORIGINS[0]
         self.waiting.add(lesson.stored(now, origins, np.isin(origins.asked, keep), m["key"], c.truncation))
         self.replay.add(lesson.labelled(self.waiting.take(m["closed_newest"], c.horizon), m, self.form))
         return lesson.together(now, past)
@@ -671,7 +672,7 @@ class Learner:
         return lesson.Series(slot, scale.usable(rows["scale"], level, self.pool.relative), naive)
 
     def _chosen(self, cells: Cells, salt: int, most: int) -> np.ndarray:
-        """At most so many of the cells, by hash of (series, cell) and the instant; in their own order."""
+        """At most so many of the cells, by hash of (series, cell) and the salt; in their own order."""
         if len(cells.slot) <= most:
             return np.arange(len(cells.slot))
         ranks = mixed(mixed(cells.key, salt) + cells.cell.astype(np.uint64), 1)
@@ -708,11 +709,30 @@ class Learner:
         self.drift = self._drift()
         for name in ("log_width", "evidence", "evidence_count", "served"):
             setattr(self.pool, name, getattr(fresh, name))
+        self.pool.adopted = self.pool.updates
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
         self.generations = {at: self._generation(at, self.descent.average.clone(), nothing) for at in self.generations}
         self.reading = {}
 
+    def start(self) -> None:
+        """What it knows now is what a stream starts from, by whatever names of instants it was learnt; what people see counts from here."""
+        for name in ("error", "scores", "held", "by"):
+            self.memory[name][:] = 0
+        self.pool.covered[:], self.pool.scored[:], self.pool.by[:] = 0, 0, 0
+        nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
+        self.generations, self.reading = {START: self._generation(START, self.descent.average.clone(), nothing)}, {}
+
     # What is to be known of it
+
+    def holds(self, slot: int, key: int) -> bool:
+        """The series has this slot already."""
+        m = self.memory
+        return bool(slot < m.capacity and m["live"][slot] and m["key"][slot] == key)
+
+    def slots(self) -> dict[int, int]:
+        """The slot of every series, by its key."""
+        slots = np.flatnonzero(self.memory["live"]).tolist()
+        return dict(zip(self.memory["key"][slots].tolist(), slots, strict=True))
 
     def updates(self, generation: int) -> int:
         """Learning instants behind a generation; for one that is not kept, as of the newest before it."""

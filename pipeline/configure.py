@@ -1,6 +1,8 @@
-"""From settings to what a learner is made from."""
+"""From settings to what a learner is made from, and back to the names of the settings."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from models.learner import Config
 from pipeline.settings import Settings
@@ -26,3 +28,18 @@ def config_of(settings: Settings) -> Config:
         step_us=settings.series.step,
         **{name: value for name, value in chosen.items() if value is not None},
     )
+
+
+def shaping(config: Config) -> dict[str, Any]:
+    """The settings that a learner's state is shaped by, as names and plain values."""
+    return {
+        "series.season": config.season,
+        "series.gaps": config.gaps,
+        "forecast.horizon": config.horizon,
+        "forecast.levels": list(config.levels),
+        "forecast.model": config.model,
+        "learn.truncation": config.truncation,
+        "learn.replay": config.replay,
+        "input.covariates": list(config.covariates),
+        "input.ahead": list(config.ahead),
+    }

@@ -19,7 +19,7 @@ import heapq
 import operator
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -70,6 +70,8 @@ class Gather:
         self.leaving: list[tuple[int, int]] = []  # heap: (instant with which it is forgotten, slot)
         self.gone: list[int] = []  # forgotten in the last block: the slots are named in its events
         self.free: list[int] = []
+        self.begin = START  # what is before has been learnt elsewhere
+        self.reserved: dict[int, int] = {}  # key -> slot of series that were learnt there and have not come yet
         self.newest: dict[int, int] = {}  # slot -> its newest cell released
         self.told: dict[int, list[Tell]] = {}  # slot -> what records have said of covariates since its last sample
         self.decisions: list[Decision] = []
@@ -81,6 +83,10 @@ class Gather:
         self.slowest: Partition | None = None  # the only one whose clock can move the watermark on; None: look
         self.gate = START  # the clock at which it does
         self.events: list[Event] = []
+
+    def go_on(self, begin: int, slots: Mapping[int, int]) -> None:
+        """Before anything is read: these series (key -> slot, from 0 on) have been learnt up to `begin`, and older samples are late."""
+        self.begin, self.reserved = begin, dict(slots)
 
     # Reading
 
@@ -129,7 +135,7 @@ class Gather:
         return None
 
     def _read(self, part: Partition, block: Block) -> None:
-        disorder, now = self.rules.disorder, block.now
+        disorder, begin, now = self.rules.disorder, self.begin, block.now
         records, names, seen = block.records, block.names, part.seen
         columns = zip(
             block.series.tolist(), block.at.tolist(), block.value.tolist(), block.stamp.tolist(), block.record.tolist(), strict=True
@@ -140,9 +146,9 @@ class Gather:
                 if last >= 0:
                     self._settle(part, records[last], now)
                 last = record
-            if at < part.clock - disorder:
+            if at < part.clock - disorder or at < begin:
                 part.ledger["late"] += 1
-                late = part.clock - disorder - at
+                late = max(part.clock - disorder, begin) - at
                 self.events.append(TooLate(part.source, names[code], at, value, late, records[record].offset))
                 continue
             slot = self.names.get(names[code])
@@ -337,8 +343,10 @@ class Gather:
         elif len(part.seen) >= self.rules.quota:
             return None
         else:
-            slot = self.free.pop() if self.free else len(self.series)
             key = xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
+            slot = self.reserved.pop(key, None)
+            if slot is None:
+                slot = self.free.pop() if self.free else len(self.series) + len(self.reserved)
             self.names[name] = slot
             self.series[slot] = (name, key, part.source)
             self.events.append(Admit(slot, name, key))
@@ -593,6 +601,7 @@ class Gather:
         series = [[slot, name, key, list(owner)] for slot, (name, key, owner) in sorted(self.series.items())]
         told = sorted(self.told.items())
         rest = [sorted(self.newest.items()), sorted(self.elsewhere), sorted(self.leaving), self.gone, self.free, self.forgotten, told]
+        rest += [self.begin, sorted(self.reserved.items())]
         decisions = [self.dropped_decisions, [[list(d.source), d.position, d.instant] for d in self.decisions]]
         return msgspec.msgpack.encode([self.reached, self.generations, parts, cells, series, rest, decisions])
 
@@ -617,7 +626,8 @@ class Gather:
         for key in self.open:
             self.windows.add(key)
         self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}
-        newest, elsewhere, leaving, self.gone, self.free, self.forgotten, told = rest
+        newest, elsewhere, leaving, self.gone, self.free, self.forgotten, told, self.begin, reserved = rest
+        self.reserved = dict(reserved)
         self.told = {slot: [*_tells(waiting)] for slot, waiting in told}
         self.leaving = [(instant, slot) for instant, slot in leaving]
         left = {*self.gone, *(slot for _, slot in self.leaving)}

@@ -15,6 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -28,7 +29,7 @@ from apache_beam.transforms import userstate
 from models.apart import Apart
 from models.learner import REASONS, Cells, Config, Exercise, Learner, Tells
 from models.learner import Decision as Learnt
-from pipeline import compose, events
+from pipeline import compose, configure, events, taught
 from pipeline.compose import Told, Voice
 from pipeline.events import Rules
 from pipeline.gather import Gather
@@ -55,6 +56,7 @@ class Spec(NamedTuple):
     apart: bool = False  # the step of descent in a process of its own; shows in no output
     close_at_end: bool = False  # bounded sources that have all ended close what their data has left open
     repeats: tuple[events.Decision, ...] = ()  # of an earlier run, and the end of every log: followed instead of any clock
+    start_from: str | None = None  # file of a taught model, for a shard that has no state yet
 
 
 LOG = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class Shard:
         if part is None and spec.repeats:
             self.gather.repeat(spec.repeats)
         self.ended: set[Source] = set()  # bounded sources that have nothing more
+        self.taught: str | None = None  # SHA-256 of the model that it started from; None: from random weights
         self.learner = learner or Learner(spec.config)
         self.token = TOKEN + uuid.uuid4().hex.encode()
         self.queue: deque[events.Close] = deque()  # passed, not learnt yet
@@ -108,6 +111,17 @@ class Shard:
             spec.application, spec.rules.step, config.horizon, tuple(config.levels), "default", self.learner.version,
             self.learner.experts, REASONS, self.learner.bands, spec.layout,
         )  # fmt: skip
+
+    @classmethod
+    def begin(cls, spec: Spec) -> Shard:
+        """A shard without a past, or with what a backtest has taught. Raises taught.NotTaught."""
+        if spec.start_from is None:
+            return cls(spec)
+        model = taught.load(Path(spec.start_from), spec.config, columns=spec.columns)
+        self = cls(spec, learner=model.learner)
+        self.gather.go_on(model.until, model.learner.slots())
+        self.taught = model.sha256
+        return self
 
     def take(self, block: Block) -> list[Message]:
         """All that `turns` gives, as one list."""
@@ -154,7 +168,8 @@ class Shard:
                 case events.Close():
                     self.queue.append(event)
                 case events.Admit(slot, name, key):
-                    self.learner.admit(slot, key, **self._column(name))
+                    if not self.learner.holds(slot, key):  # else it was taught, and comes for the first time
+                        self.learner.admit(slot, key, **self._column(name))
                 case events.Forget(slot):
                     yield self._arrive(waiting)
                     waiting = []
@@ -392,6 +407,7 @@ class Shard:
             "decisions_before": g.dropped_decisions,
             "publish_from": self.spec.publish_from,
             "quota": self.spec.rules.quota,
+            "taught": self.taught,
         }
 
     def repeat(self, account: dict[str, Any]) -> None:
@@ -442,6 +458,7 @@ class Shard:
             "snapshots": list(self.snapshots),
             "publish_from": self.spec.publish_from,
             "quota": self.spec.rules.quota,
+            "taught": self.taught,
         }
         return msgspec.msgpack.encode([self.gather.state(), self.learner.snapshot(), rest])
 
@@ -453,7 +470,7 @@ class Shard:
         self = cls(spec, part=Gather.restore(spec.rules, part, spec.sources), learner=Learner.restore(spec.config, learner))
         self.queue = deque(events.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
         self.learnt, self.windows, self.published = rest["learnt"], rest["windows"], rest["published"]
-        self.digest = int(rest["digest"], 16)
+        self.digest, self.taught = int(rest["digest"], 16), rest["taught"]
         self.snapshots.extend(rest["snapshots"])
         return self
 
@@ -514,6 +531,10 @@ class OtherSettings(ValueError):  # noqa: N818 - reads as what happened
     """The state was made with settings that shape it, and they are others now."""
 
 
+class OtherModel(ValueError):  # noqa: N818 - reads as what happened
+    """The state is still to be made anew from a taught model, and that is another one now."""
+
+
 def shaping(spec: Spec) -> dict[str, Any]:
     """The settings that a shard's state is shaped by, as names and plain values."""
     rules, config = spec.rules, spec.config
@@ -522,18 +543,10 @@ def shaping(spec: Spec) -> dict[str, Any]:
         "series.step": duration_text(rules.step),
         "series.samples": "one" if rules.aggregate is None else "many",
         **({} if rules.aggregate is None else {"series.aggregate": rules.aggregate, "time.disorder": duration_text(rules.disorder)}),
-        "series.season": config.season,
-        "series.gaps": config.gaps,
         "window.kind": rules.kind,
         "window.span" if rules.kind == "fixed" else "window.every": duration_text(rules.grid),
         **(session if rules.kind == "session" else {}),
-        "forecast.horizon": config.horizon,
-        "forecast.levels": list(config.levels),
-        "forecast.model": config.model,
-        "learn.truncation": config.truncation,
-        "learn.replay": config.replay,
-        "input.covariates": list(config.covariates),
-        "input.ahead": list(config.ahead),
+        **configure.shaping(config),
     }
 
 
@@ -602,8 +615,13 @@ def wake(spec: Spec, frozen: FrozenShard | None) -> Shard:
     """The shard of a cell: from its snapshot, or new; on its way to the account that recovery is to come to."""
     if RECOVERY is not None:
         spec = as_first_started(spec, RECOVERY)
-    shard = Shard(spec) if frozen is None else Shard.thaw(spec, frozen.data)
+    shard = Shard.begin(spec) if frozen is None else Shard.thaw(spec, frozen.data)
     if RECOVERY is not None:
+        if shard.taught != RECOVERY["taught"]:  # only before the first snapshot that holds a shard
+            raise OtherModel(
+                f"application {spec.application!r} has committed what it forecast from another taught model (SHA-256 {RECOVERY['taught']}) "
+                f"than learn.start_from is now ({shard.taught}); bring the file back, or begin anew under another application"
+            )
         shard.repeat(RECOVERY)
     return shard
 

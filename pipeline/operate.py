@@ -39,6 +39,7 @@ from pipeline.quantities import instant
 from pipeline.records import Source
 from pipeline.settings import Settings, SettingsError, kafka_options
 from pipeline.summary import summary
+from pipeline.taught import NotTaught
 
 LOG = structlog.get_logger()
 
@@ -67,6 +68,8 @@ NAMED: tuple[tuple[type[BaseException], int], ...] = (
     (LedgerBroken, FAILED),
     (Gone, FAILED),
     (learn.OtherSettings, WRONG_SETTINGS),
+    (NotTaught, WRONG_SETTINGS),
+    (learn.OtherModel, LOST),
     (SnapshotDamaged, LOST),
     (BrokerError, FAILED),
     (BrokersAway, FAILED),
@@ -162,6 +165,7 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
         watched=settings.metrics.series,
         version=version("tidecast"),
         columns=settings.input.values,
+        start_from=settings.learn.start_from,
         apart=(os.cpu_count() or 1) > 1,  # on one core they would only take turns
     )
 

@@ -144,6 +144,7 @@ class Forecast(Section):
 
 
 class Learn(Section):
+    start_from: File | None = about("a taught model (`backtest --save`) to start from when there is no state", None)
     optimiser: Optimiser = about("adamw, adam or sgd (with momentum)", "adamw")
     rate: Real | None = about("learning rate", None, shown="the model's own", gt=0, le=1)
     truncation: Count | None = about("steps that gradients flow back", None, shown="the model's own", ge=1)
