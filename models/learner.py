@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import xxhash
 
-from models import baselines, covariates, inputs, lesson, scale, score, snapshot
+from models import baselines, covariates, inputs, lesson, scale, score, silent, snapshot
 from models.batch import rows as padded
 from models.carry import NEVER, Memory, amend, memory, put
 from models.cells import CELLS
@@ -56,6 +56,7 @@ class Config:
     model: str = "mixture"
     members: int = 3  # networks in a mixture
     gaps: str = "mask"  # see models.gaps
+    fill: bool = False  # series are forecast at steps without a sample, too: see models.silent
     columns: int = 0  # of a wide record, whose series may learn from each other; 0: none
     covariates: tuple[str, ...] = ()  # names, in the order of `Tells.values`
     ahead: tuple[str, ...] = ()  # those of them that are known ahead of their time
@@ -143,7 +144,7 @@ class Step(NamedTuple):
     reason: np.ndarray  # (N, H) index into REASONS
     cold: np.ndarray  # (N,) bool
     observations: np.ndarray  # (N,) of the series so far
-    updates: int  # learning instants behind the forecasts
+    updates: np.ndarray  # (N,) learning instants behind each forecast
     scored: np.ndarray  # (N, H) bool: the forecast of lead h that was issued at cell - h met its actual value
     s_point: np.ndarray  # (N, H)
     s_by: np.ndarray  # (N, H)
@@ -165,7 +166,7 @@ def no_step(count: int, horizon: int, levels: int, bands: int, experts: int, upd
     numbers, codes, none = (np.zeros((count, horizon), kind) for kind in (np.float64, np.int8, np.bool_))
     return Step(
         np.zeros(count, bool), numbers, np.zeros((count, levels, horizon)), codes, codes.copy(), np.zeros(count, bool),
-        np.zeros(count, np.int64), updates, none, numbers.copy(), codes.copy(), codes.copy(), numbers.copy(),
+        np.zeros(count, np.int64), np.full(count, updates), none, numbers.copy(), codes.copy(), codes.copy(), numbers.copy(),
         np.zeros((count, horizon, bands), bool), np.zeros((count, experts, horizon), np.float32), np.zeros(count), np.ones(count),
     )  # fmt: skip
 
@@ -257,7 +258,8 @@ class Learner:
             "members": self.members,
             "parts": self.others.kept,
         }
-        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, columns=self.columns, known=self.form.known, **kept, **sizes)
+        more, known = silent.columns(c.horizon, len(c.levels)) if c.fill else {}, self.form.known
+        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, columns=self.columns, known=known, more=more, **kept, **sizes)
 
     # Who is there
 
@@ -316,6 +318,14 @@ class Learner:
         step.observations[:] = self.memory["seen"][cells.slot]
         step.cold[:] = step.observations < (self.config.season or h)
         return step
+
+    def fill(self, slot: np.ndarray, cell: np.ndarray) -> Step:
+        """Forecasts of series (N,) at cells (N,) behind their newest, without a sample there; needs `Config.fill`, and changes nothing."""
+        m, h = self.memory, self.config.horizon
+        step = no_step(len(slot), h, len(self.config.levels), len(self.bands), len(self.parts), 0)
+        said = silent.again(m, slot, cell, self.config.season)
+        seen, known = m["seen"][slot], m["said_at"][slot] > NEVER
+        return step._replace(**said._asdict(), issued=known, observations=seen, cold=seen < (self.config.season or h))
 
     def _advance(self, cells: Cells, at: np.ndarray, woken: np.ndarray, then: Generation, step: Step) -> None:
         m, slot = self.memory, cells.slot
@@ -443,6 +453,9 @@ class Learner:
         step.issued[at], step.parts[at], step.level[at], step.size[at] = True, parts, level, size
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
         step.quantiles[at] = finite(served[:, None] + size[:, None, None] * spread)
+        if self.config.fill:
+            said_ = silent.Said(step.point[at], step.quantiles[at], by, reason, step.updates[at])
+            silent.keep(m, slot[observed], cell[observed], silent.Said(*(column[observed] for column in said_)))
         where = slot[:, None], score.places(cell, self.config.horizon)
         m["said"][where] = np.where(fine, said, np.nan)
         m["parts"][where] = np.clip(parts[:, : self.others.kept], -60_000, 60_000).transpose(0, 2, 1)

@@ -60,7 +60,7 @@ class Issued(Protocol):
     @property
     def observations(self) -> np.ndarray: ...  # (N,)
     @property
-    def updates(self) -> int: ...
+    def updates(self) -> np.ndarray: ...  # (N,)
 
 
 class Told(NamedTuple):
@@ -132,7 +132,7 @@ def forecasts(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]
     rows = [t.row for t in told]
     points, quantiles = tidy(step.point[rows]).tolist(), tidy(step.quantiles[rows]).tolist()
     by, reasons = step.by[rows].tolist(), step.reason[rows].tolist()
-    cold, observations = step.cold[rows].tolist(), step.observations[rows].tolist()
+    cold, observations, updates = (column[rows].tolist() for column in (step.cold, step.observations, step.updates))
     tell = _as_rows if voice.layout == "row" else _as_record
     out: list[Message] = []
     for i, t in enumerate(told):
@@ -145,7 +145,7 @@ def forecasts(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]
             "levels": voice.levels,
             "model": voice.model,
             "model_version": voice.version,
-            "updates": step.updates,
+            "updates": updates[i],
             "cold": cold[i],
             "woken": t.woken,
             "observations": observations[i],

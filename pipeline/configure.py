@@ -17,6 +17,7 @@ def config_of(settings: Settings) -> Config:
         model=settings.forecast.model,
         optimiser=settings.learn.optimiser,
         gaps=settings.series.gaps,
+        fill=settings.series.silent == "fill",
         members=settings.learn.members,
         columns=len(settings.input.values),
         covariates=settings.input.covariates,
@@ -35,6 +36,7 @@ def shaping(config: Config) -> dict[str, Any]:
     return {
         "series.season": config.season,
         "series.gaps": config.gaps,
+        "series.silent": "fill" if config.fill else "skip",
         "forecast.horizon": config.horizon,
         "forecast.levels": list(config.levels),
         "forecast.model": config.model,

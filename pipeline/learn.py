@@ -27,7 +27,7 @@ from apache_beam import coders
 from apache_beam.transforms import userstate
 
 from models.apart import Apart
-from models.learner import REASONS, Cells, Config, Exercise, Learner, Tells
+from models.learner import REASONS, Cells, Config, Exercise, Learner, Step, Tells
 from models.learner import Decision as Learnt
 from pipeline import compose, configure, events, taught
 from pipeline.compose import Told, Voice
@@ -203,19 +203,27 @@ class Shard:
     def _arrive(self, samples: list[events.Sample]) -> list[Message]:
         """Batches in which every series stands once; each series in its own order, and the columns of a record together."""
         out: list[Message] = []
-        batches: dict[tuple[int, int], list[events.Sample]] = {}
+        batches: dict[tuple[int, int, bool], list[events.Sample]] = {}
         turn: dict[int, tuple[int, int, int]] = {}  # of wide records, or of a series: the batches so far, offset and cell of the last
         for sample in samples:
             of = self._record(sample.slot)
             n, *last = turn.get(of, (-1, -1, -1))
             n += last != [sample.offset, sample.cell]  # a record that closes two cells is two turns
             turn[of] = n, sample.offset, sample.cell
-            batches.setdefault((n, sample.generation), []).append(sample)
-        for (_, generation), batch in sorted(batches.items()):  # of one turn the older generations first: the newest may still be learnt
+            batches.setdefault((n, sample.generation, math.isnan(sample.value)), []).append(sample)
+        for (_, generation, silent), batch in sorted(
+            batches.items()
+        ):  # of one turn the older generations first: the newest may still be learnt
             if self.beside and generation >= self.beside[0].instant:
                 out += self._settle()
-            out += self._step(batch, generation)
+            out += self._fill(batch) if silent else self._step(batch, generation)
         return out
+
+    def _fill(self, batch: list[events.Sample]) -> list[Message]:
+        """Forecasts of series that have been silent."""
+        cells = np.array([s.cell // self.spec.rules.step for s in batch], np.int64)
+        step = self.learner.fill(np.array([s.slot for s in batch], np.int64), cells)
+        return self._issue(step, batch, self._told(batch))
 
     def _record(self, slot: int) -> int:
         """What stands for all columns of a record, or for a series of its own."""
@@ -234,17 +242,23 @@ class Shard:
         if any(s.told for s in batch):
             self.learner.tell(tells(batch, self.spec))
         step = self.learner.arrive(cells, generation=generation, woken=np.array([s.woken for s in batch], bool))
-        told = [Told(i, self.gather.series[s.slot][0], s.cell, s.value, s.woken, s.stamp, s.trace) for i, s in enumerate(batch)]
-        since = self.spec.publish_from
-        issued = [t for t in told if step.issued[t.row] and t.cell >= since]
-        out = compose.scores(step, [t for t in told if not t.woken], self.voice, since=since)
-        out += compose.forecasts(step, issued, self.voice)
+        told = self._told(batch)
+        out = compose.scores(step, [t for t in told if not t.woken], self.voice, since=self.spec.publish_from)
+        return out + self._issue(step, batch, told)
+
+    def _told(self, batch: list[events.Sample]) -> list[Told]:
+        return [Told(i, self.gather.series[s.slot][0], s.cell, s.value, s.woken, s.stamp, s.trace) for i, s in enumerate(batch)]
+
+    def _issue(self, step: Step, batch: list[events.Sample], told: list[Told]) -> list[Message]:
+        """The forecasts of a step; of a cell that has been forecast without its sample, none."""
+        issued = [t for t in told if step.issued[t.row] and not batch[t.row].inserted]
         self.meter.step(step)
-        for t in told:
-            if t.series in self.spec.watched and step.issued[t.row]:
-                band = (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
-                self.newest[batch[t.row].slot] = (t.value, float(step.point[t.row, 0]), band)
-        return out
+        for t in issued:
+            if t.series in self.spec.watched:
+                slot, band = batch[t.row].slot, (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
+                last = self.newest[slot][0] if math.isnan(t.value) and slot in self.newest else t.value
+                self.newest[slot] = (last, float(step.point[t.row, 0]), band)
+        return compose.forecasts(step, [t for t in issued if t.cell >= self.spec.publish_from], self.voice)
 
     def learn_next(self) -> list[Message]:
         """Learn the oldest instant of the queue, to its end."""
@@ -552,7 +566,7 @@ def shaping(spec: Spec) -> dict[str, Any]:
 
 def refuse_others(then: Mapping[str, Any], spec: Spec) -> None:
     """Raises OtherSettings naming every one that does not fit."""
-    now, then = shaping(spec), {"input.covariates": [], "input.ahead": [], **then}
+    now, then = shaping(spec), {"input.covariates": [], "input.ahead": [], "series.silent": "skip", **then}
     wrong = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if then.get(name) != now[name]]
     if wrong:
         raise OtherSettings(

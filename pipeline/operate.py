@@ -147,6 +147,7 @@ def rules_of(settings: Settings, sources: int) -> Rules:
         kind=window.kind,
         gap=window.gap or 0,
         max_span=window.max_span or 0,
+        fill=settings.series.silent == "fill",
     )
 
 

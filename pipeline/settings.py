@@ -113,7 +113,7 @@ class Series(Section):
     )
     max_series: Count = about("series kept; further ids are rejected", 100_000, ge=1)
     forget_after: Duration = about("silence after which a series gives up its place", duration("30d"), gt=0)
-    silent: Silent = about("what a series without a sample is forecast from", "skip")
+    silent: Silent = about("at a step without a sample of a series: skip, or fill (say again what was forecast when it last spoke)", "skip")
 
 
 class Time(Section):

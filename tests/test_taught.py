@@ -73,6 +73,13 @@ def read(**more: str) -> Settings:
     return Settings.read(None, {}, flags)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _by_value() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learn, "BY_REFERENCE", False)  # put back, whatever a replay sets
+        yield
+
+
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory: pytest.TempPathFactory) -> Lesson:
     folder = tmp_path_factory.mktemp("taught")
