@@ -22,10 +22,13 @@ NEVER = -(1 << 60)  # the cell of what has not been
 MANY = 60_000  # counts that only tell young from old stop here, to fit into two bytes
 
 
-class Memory:
-    """Arrays with a row per slot. Which arrays: a table of name -> (dtype, shape of a row, fill)."""
+Table = dict[str, tuple[Any, tuple[int, ...], Any]]  # arrays with a row per slot: name -> (dtype, shape of a row, fill)
 
-    def __init__(self, table: dict[str, tuple[Any, tuple[int, ...], Any]]) -> None:
+
+class Memory:
+    """Arrays with a row per slot, as a table says."""
+
+    def __init__(self, table: Table) -> None:
         self._table = table
         self.capacity = 0
         self._columns: dict[str, np.ndarray] = {name: np.zeros((0, *row), kind) for name, (kind, row, _) in table.items()}
@@ -87,6 +90,7 @@ def memory(
     closed: int,
     known: covariates.Plan = covariates.NONE,
     outlooks: int = 0,
+    more: Table | None = None,
 ) -> Memory:
     """All that is kept of a series, but for what is kept per generation (see `models.scale`)."""
     pairs = horizon * (horizon + 1) // 2
@@ -134,6 +138,7 @@ def memory(
             "held": (np.int64, (bands,), 0),  # how often the central bands held what they were to hold, all leads together
             "by": (np.int32, (2, horizon), 0),  # how often the network, and the seasonal naive, served what was scored
             **covariates.columns(known, outlooks),
+            **(more or {}),
         }
     )
 

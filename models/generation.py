@@ -97,6 +97,7 @@ class Pool:
     relative: float = 0.1
     batches: int = 0
     updates: int = 0
+    adopted: int = 0  # of the updates: when the weights were put in that online learning started from
 
     @classmethod
     def new(cls, horizon: int, levels: Sequence[float]) -> Pool:
@@ -122,7 +123,7 @@ class Pool:
         """What stands now, for good; `mixed` and `solved` are nobody's to change any more."""
         return Generation(
             instant=instant,
-            updates=self.updates,
+            updates=self.updates - self.adopted,
             weights=weights,
             naive=self.naive.astype(np.float32),
             relative=self.relative,
@@ -298,13 +299,14 @@ class Pool:
         return {name: getattr(self, name) for name in self.ARRAYS}
 
     def counts(self) -> dict[str, Any]:
-        return {"relative": self.relative, "batches": self.batches, "updates": self.updates}
+        return {"relative": self.relative, "batches": self.batches, "updates": self.updates, "adopted": self.adopted}
 
     def load(self, columns: dict[str, np.ndarray], counts: dict[str, Any]) -> None:
         """The inverse of `state` and `counts`."""
         for name in self.ARRAYS:
             setattr(self, name, columns[name].copy())
-        self.relative, self.batches, self.updates = counts["relative"], counts["batches"], counts["updates"]
+        self.relative, self.batches = counts["relative"], counts["batches"]
+        self.updates, self.adopted = counts["updates"], counts["adopted"]
 
 
 def _shares(counts: np.ndarray, experts: tuple[str, ...]) -> dict[str, float]:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import xxhash
 
-from models import baselines, covariates, inputs, lesson, scale, score, snapshot
+from models import baselines, covariates, inputs, lesson, scale, score, silent, snapshot
 from models.batch import rows as padded
 from models.carry import NEVER, Memory, amend, memory, put, skip
 from models.cells import CELLS
@@ -57,6 +57,7 @@ class Config:
     model: str = "mixture"
     members: int = 3  # networks in a mixture
     gaps: str = "mask"  # see models.gaps
+    fill: bool = False  # series are forecast at steps without a sample, too: see models.silent
     columns: int = 0  # of a wide record, whose series may learn from each other; 0: none
     covariates: tuple[str, ...] = ()  # names, in the order of `Tells.values`
     ahead: tuple[str, ...] = ()  # those of them that are known ahead of their time
@@ -144,7 +145,7 @@ class Step(NamedTuple):
     reason: np.ndarray  # (N, H) index into REASONS
     cold: np.ndarray  # (N,) bool
     observations: np.ndarray  # (N,) of the series so far
-    updates: int  # learning instants behind the forecasts
+    updates: np.ndarray  # (N,) learning instants behind each forecast
     scored: np.ndarray  # (N, H) bool: the forecast of lead h that was issued at cell - h met its actual value
     s_point: np.ndarray  # (N, H)
     s_by: np.ndarray  # (N, H)
@@ -166,7 +167,7 @@ def no_step(count: int, horizon: int, levels: int, bands: int, experts: int, upd
     numbers, codes, none = (np.zeros((count, horizon), kind) for kind in (np.float64, np.int8, np.bool_))
     return Step(
         np.zeros(count, bool), numbers, np.zeros((count, levels, horizon)), codes, codes.copy(), np.zeros(count, bool),
-        np.zeros(count, np.int64), updates, none, numbers.copy(), codes.copy(), codes.copy(), numbers.copy(),
+        np.zeros(count, np.int64), np.full(count, updates), none, numbers.copy(), codes.copy(), codes.copy(), numbers.copy(),
         np.zeros((count, horizon, bands), bool), np.zeros((count, experts, horizon), np.float32), np.zeros(count), np.ones(count),
     )  # fmt: skip
 
@@ -261,7 +262,8 @@ class Learner:
             "members": self.members,
             "parts": self.others.kept,
         }
-        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, columns=self.columns, known=self.form.known, **kept, **sizes)
+        more, known = silent.columns(c.horizon, len(c.levels)) if c.fill else {}, self.form.known
+        return memory(horizon=c.horizon, hidden=c.hidden, lean=self.lean, columns=self.columns, known=known, more=more, **kept, **sizes)
 
     # Who is there
 
@@ -327,6 +329,14 @@ class Learner:
         step.observations[:] = self.memory["seen"][cells.slot]
         step.cold[:] = step.observations < (self.config.season or h)
         return step
+
+    def fill(self, slot: np.ndarray, cell: np.ndarray) -> Step:
+        """Forecasts of series (N,) at cells (N,) behind their newest, without a sample there; needs `Config.fill`, and changes nothing."""
+        m, h = self.memory, self.config.horizon
+        step = no_step(len(slot), h, len(self.config.levels), len(self.bands), len(self.parts), 0)
+        said = silent.again(m, slot, cell, self.config.season)
+        seen, known = m["seen"][slot], m["said_at"][slot] > NEVER
+        return step._replace(**said._asdict(), issued=known, observations=seen, cold=seen < (self.config.season or h))
 
     def _advance(self, cells: Cells, at: np.ndarray, woken: np.ndarray, then: Generation, step: Step) -> None:
         m, slot = self.memory, cells.slot
@@ -458,6 +468,9 @@ class Learner:
         step.issued[at], step.parts[at], step.level[at], step.size[at] = True, parts, level, size
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
         step.quantiles[at] = finite(served[:, None] + size[:, None, None] * spread)
+        if self.config.fill:
+            said_ = silent.Said(step.point[at], step.quantiles[at], by, reason, step.updates[at])
+            silent.keep(m, slot[observed], cell[observed], silent.Said(*(column[observed] for column in said_)))
         where = slot[:, None], score.places(cell, self.config.horizon)
         m["said"][where] = np.where(fine, said, np.nan)
         m["parts"][where] = np.clip(parts[:, : self.others.kept], -60_000, 60_000).transpose(0, 2, 1)
@@ -589,6 +602,7 @@ class Learner:
         The exercise before this one may still be running; it must be finished before this one is run.
         """
         m = self.memory
+        salt = int(cells.cell.max()) + 1 if len(cells.cell) else 0  # not the instant: a history and a stream name theirs differently
         mine = cells.slot < m.capacity
         mine[mine] = m["live"][cells.slot[mine]] & (m["key"][cells.slot[mine]] == cells.key[mine])  # gone meanwhile: nothing to learn from
         cells = Cells(*(c[mine] for c in cells))
@@ -603,7 +617,7 @@ class Learner:
         behind = [*self.generations.values()][-2:][0]  # the newest may still be learnt: what is anchored now does not wait for it
         for wave in waves(cells.slot):
             self._take(Cells(*(c[wave] for c in cells)), behind)
-        whole = self._lesson(cells if self.taught else Cells(*(c[:0] for c in cells)), instant)
+        whole = self._lesson(cells if self.taught else Cells(*(c[:0] for c in cells)), salt)
         decisions = [*self._drifted(), *self._decide(slots)]
         self.others.settle()
         self.pool.updates += 1
@@ -683,15 +697,15 @@ class Learner:
         if seen.any():
             self.follow(behind, m, "closed", ("anchor", "anchored"), slot[seen], at[seen], value[seen])
 
-    def _lesson(self, cells: Cells, instant: int) -> lesson.Lesson:
+    def _lesson(self, cells: Cells, salt: int) -> lesson.Lesson:
         """Chains that end a few steps before these cells, and some of long ago."""
         c, m = self.config, self.memory
-        chosen = self._chosen(cells, instant, c.rows // len(self.origins))
+        chosen = self._chosen(cells, salt, c.rows // len(self.origins))
         end = (cells.cell[chosen] - np.array(self.origins)[:, None]).ravel()
         of = self.series(np.tile(cells.slot[chosen], len(self.origins)))
         now, origins = lesson.chains(m, of, end, depth=c.truncation, origins=TAUGHT, form=self.form)
-        past = self.replay.draw(c.replayed, (c.seed, instant & ((1 << 63) - 1)))
-        keep = self._chosen(Cells(*(a[chosen] for a in cells)), instant + 1, self.replay.wanted)  # of the newest chains
+        past = self.replay.draw(c.replayed, (c.seed, salt & ((1 << 63) - 1)))
+        keep = self._chosen(Cells(*(a[chosen] for a in cells)), salt + 1, self.replay.wanted)  # of the newest chains
         self.waiting.add(lesson.stored(now, origins, np.isin(origins.asked, keep), m["key"], c.truncation))
         self.replay.add(lesson.labelled(self.waiting.take(m["closed_newest"], c.horizon), m, self.form))
         return lesson.together(now, past)
@@ -706,7 +720,7 @@ class Learner:
         return lesson.Series(slot, scale.usable(rows["scale"], level, self.pool.relative), naive, rows["lasting"][:, self.group])
 
     def _chosen(self, cells: Cells, salt: int, most: int) -> np.ndarray:
-        """At most so many of the cells, by hash of (series, cell) and the instant; in their own order."""
+        """At most so many of the cells, by hash of (series, cell) and the salt; in their own order."""
         if len(cells.slot) <= most:
             return np.arange(len(cells.slot))
         ranks = mixed(mixed(cells.key, salt) + cells.cell.astype(np.uint64), 1)
@@ -743,11 +757,30 @@ class Learner:
         self.drift = self._drift()
         for name in ("residual", "log_width", "evidence", "evidence_count", "served"):
             setattr(self.pool, name, getattr(fresh, name))
+        self.pool.adopted = self.pool.updates
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
         self.generations = {at: self._generation(at, self.descent.average.clone(), nothing) for at in self.generations}
         self.reading = {}
 
+    def start(self) -> None:
+        """What it knows now is what a stream starts from, by whatever names of instants it was learnt; what people see counts from here."""
+        for name in ("error", "scores", "held", "by"):
+            self.memory[name][:] = 0
+        self.pool.covered[:], self.pool.scored[:], self.pool.by[:] = 0, 0, 0
+        nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
+        self.generations, self.reading = {START: self._generation(START, self.descent.average.clone(), nothing)}, {}
+
     # What is to be known of it
+
+    def holds(self, slot: int, key: int) -> bool:
+        """The series has this slot already."""
+        m = self.memory
+        return bool(slot < m.capacity and m["live"][slot] and m["key"][slot] == key)
+
+    def slots(self) -> dict[int, int]:
+        """The slot of every series, by its key."""
+        slots = np.flatnonzero(self.memory["live"]).tolist()
+        return dict(zip(self.memory["key"][slots].tolist(), slots, strict=True))
 
     def updates(self, generation: int) -> int:
         """Learning instants behind a generation; for one that is not kept, as of the newest before it."""

@@ -133,27 +133,32 @@ class Prequential:
         self,
         *,
         passed: Callable[[int, int, float], None] | None = None,
+        warmed: Callable[[Warmth], None] | None = None,
         heard: Callable[[int, np.ndarray, Step], None] | None = None,
     ) -> Iterator[int]:
         """Row after row; yields how many have been played. Stop whenever you like: `result` says what has been counted so far.
 
-        `passed` (pass, passes at most, loss) is told of the warm-up, `heard` (row, series, step) of everything forecast.
+        `passed` (pass, passes at most, loss) is told of the warm-up, `warmed` of its end, before anything is learnt online,
+        `heard` (row, series, step) of everything forecast.
         """
         for row in range(self.row, len(self.values)):
             if row and row == self.split.warmup:
-                self._warm(passed)
+                warmth = self._warm(passed)
+                if warmed is not None:
+                    warmed(warmth)
             self._close_before(row - self.delay)
             self._arrive(row, heard)
             self.row = row + 1
             self.now = self.clock() if self.clock else 0.0
             yield self.row
 
-    def _warm(self, passed: Callable[[int, int, float], None] | None) -> None:
+    def _warm(self, passed: Callable[[int, int, float], None] | None) -> Warmth:
         warmup, validation, _ = self.split
         self._close_before(warmup)
         history = History(self.matrix.first, self.values[: warmup + validation], self.slots, self._outlooks(warmup + validation))
         self.warmth = warm(self.learner, history, until=warmup, told=passed)
         self.online = self.clock() if self.clock else 0.0
+        return self.warmth
 
     def _close_before(self, row: int) -> None:
         while self.closed < row:

@@ -265,6 +265,9 @@ def backtest(
     model: Annotated[str | None, typer.Option(help="What forecasts: mixture, nets, linear, lstm, ...; see forecast.model.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of everything drawn at random.")] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page to look at: one HTML file that needs no network.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the learner as the warm-up leaves it: a stream starts from it (learn.start_from).")
+    ] = None,
     assign: Assign = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
@@ -281,6 +284,8 @@ def backtest(
     Example: tidecast backtest load.csv --values load --covariates price --ahead temperature,holiday --step 1h
 
     Example: tidecast backtest m4.csv --wide-rows --start 2015-07-01 --step 1h --horizon 48 --json
+
+    A stream starts from what was taught: tidecast backtest meters.csv --step 1h --warmup 2880 --validation 720 --save meters.model
     """
     with outcomes():
         from models.prequential import Split
@@ -300,7 +305,8 @@ def backtest(
         ids = None if series is None else () if series == "none" else listed(series)
         aggregate = settings.series.aggregate if settings.series.samples == "many" else None
         asked = Asked(file, listed(at), time_format, ids, listed(values), wide_rows, start, aggregate, covariates=settings.input.covariates)
-        result, counted, interrupted = verb.run(asked, settings, on, split=Split(warmup, validation, test), scale=scale, out=report)
+        split = Split(warmup, validation, test)
+        result, counted, interrupted = verb.run(asked, settings, on, split=split, scale=scale, out=report, save=save)
         if as_json:
             print_json(result)
         else:

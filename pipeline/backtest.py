@@ -20,7 +20,8 @@ from rich.table import Table
 
 from models.grid import Grid, grid
 from models.prequential import Prequential, Result, Split
-from pipeline import report
+from models.warmup import Warmth
+from pipeline import report, taught
 from pipeline.arrange import Arranged, Asked, Faults, arrange, shown
 from pipeline.configure import config_of
 from pipeline.settings import Settings, SettingsError
@@ -102,8 +103,8 @@ def bar(console: Console) -> Progress:
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, disable=not console.is_terminal, transient=True)
 
 
-def play(loop: Prequential, console: Console) -> bool:
-    """To the end, or to Ctrl-C: then True."""
+def play(loop: Prequential, console: Console, save: Path | None) -> bool:
+    """To the end, or to Ctrl-C: then True. `save`: where the learner goes once it is taught; raises SettingsError if it is not."""
     series, warmup = len(loop.matrix.names), loop.split.warmup
     with stoppable() as stop, bar(console) as progress:
         task = progress.add_task("rows", total=len(loop.values), rate="")
@@ -113,8 +114,13 @@ def play(loop: Prequential, console: Console) -> bool:
             if stop.is_set():
                 raise Stopped
 
+        def warmed(warmth: Warmth) -> None:
+            if save is not None:
+                keep(save, loop, warmth)
+                progress.console.print(f"the taught model is {save}", highlight=False, markup=False)
+
         try:
-            for row in loop.play(passed=passed):
+            for row in loop.play(passed=passed, warmed=warmed):
                 online = loop.now - loop.online
                 rate = f"{loop.observations / online:,.0f} obs/s" if row > warmup and online > 0 else ""
                 what = "looking at the warm-up rows" if row < warmup else "warming up" if row == warmup else f"{series:,} series"
@@ -126,8 +132,34 @@ def play(loop: Prequential, console: Console) -> bool:
     return False
 
 
+def keep(file: Path, loop: Prequential, warmth: Warmth) -> None:
+    """The learner as the warm-up has left it. Raises SettingsError."""
+    if not warmth.passes:
+        raise SettingsError(f"--save {file}: the warm-up rows are too few to train on; allowed: more of them")
+    matrix, config = loop.matrix, loop.config
+    columns = [name.rpartition("/")[2] for name in matrix.names[: matrix.columns]]
+    try:
+        taught.save(file, loop.learner, columns=columns, until=(matrix.first + loop.split.warmup) * config.step_us)
+    except OSError as error:
+        raise SettingsError(f"--save {file}: {error.strerror}") from None
+
+
+def refuse_to_save(file: Path, loop: Prequential, on: Grid) -> None:
+    """Raises SettingsError where nothing will be taught that a stream could start from: better now than after the run."""
+    faults = Faults()
+    if not loop.split.warmup:
+        faults.append("--save: nothing is taught without warm-up rows; allowed: with --warmup")
+    if not loop.learner.taught:
+        faults.append(f"--save: a warm-up teaches networks, and --model {loop.config.model} has none; allowed: another model")
+    if on.unit in SEASONS:
+        faults.append("--save: the steps of a stream are durations; allowed: with a step like 1h or 1d")
+    if not file.parent.is_dir():
+        faults.append(f"--save {file}: no such folder")
+    faults.check()
+
+
 def run(
-    asked: Asked, settings: Settings, on: Grid | None, *, split: Split, scale: str, out: Path | None
+    asked: Asked, settings: Settings, on: Grid | None, *, split: Split, scale: str, out: Path | None, save: Path | None
 ) -> tuple[dict[str, Any], Result, bool]:
     """The file played to its end or to Ctrl-C: the JSON object, the result, interrupted. Raises SettingsError."""
     console = Console(stderr=True)
@@ -138,7 +170,9 @@ def run(
         console.print(note, highlight=False, markup=False)
     loop = prepared(arranged, settings, on, split=split, scale=scale)
     writable(out)
-    interrupted = play(loop, console)
+    if save is not None:
+        refuse_to_save(save, loop, on)
+    interrupted = play(loop, console, save)
     result = loop.result()
     for note in unusual(result):
         console.print(note, highlight=False, markup=False)

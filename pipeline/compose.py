@@ -60,7 +60,7 @@ class Issued(Protocol):
     @property
     def observations(self) -> np.ndarray: ...  # (N,)
     @property
-    def updates(self) -> int: ...
+    def updates(self) -> np.ndarray: ...  # (N,)
 
 
 class Told(NamedTuple):
@@ -147,7 +147,7 @@ def forecasts(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]
     rows = [t.row for t in told]
     points, quantiles = tidy(step.point[rows]).tolist(), tidy(step.quantiles[rows]).tolist()
     runs = all_served(step, rows, voice)
-    cold, observations = step.cold[rows].tolist(), step.observations[rows].tolist()
+    cold, observations, updates = (column[rows].tolist() for column in (step.cold, step.observations, step.updates))
     tell, step_text = _as_rows if voice.layout == "row" else _as_record, iso_duration(voice.step)
     out: list[Message] = []
     for i, t in enumerate(told):
@@ -160,7 +160,7 @@ def forecasts(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]
             "levels": voice.levels,
             "model": voice.model,
             "model_version": voice.version,
-            "updates": step.updates,
+            "updates": updates[i],
             "cold": cold[i],
             "woken": t.woken,
             "observations": observations[i],

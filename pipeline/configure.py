@@ -1,6 +1,8 @@
-"""From settings to what a learner is made from, and what its network is then."""
+"""From settings to what a learner is made from and what its network is then, and back to the names of the settings."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import msgspec
 
@@ -18,6 +20,7 @@ def config_of(settings: Settings) -> Config:
         model=settings.forecast.model,
         optimiser=settings.learn.optimiser,
         gaps=settings.series.gaps,
+        fill=settings.series.silent == "fill",
         members=settings.learn.members,
         columns=len(settings.input.values),
         covariates=settings.input.covariates,
@@ -40,3 +43,19 @@ def parameters_of(shape: Shape) -> Parameters:
     """What a network of these settings is made of, in the order of the flat weights. Raises ValueError for settings that make none."""
     network = Learner(Config(**msgspec.structs.asdict(shape), device="cpu")).descent.flat.network
     return tuple((name, tuple(p.shape)) for name, p in network.named_parameters())
+
+
+def shaping(config: Config) -> dict[str, Any]:
+    """The settings that a learner's state is shaped by, as names and plain values."""
+    return {
+        "series.season": config.season,
+        "series.gaps": config.gaps,
+        "series.silent": "fill" if config.fill else "skip",
+        "forecast.horizon": config.horizon,
+        "forecast.levels": list(config.levels),
+        "forecast.model": config.model,
+        "learn.truncation": config.truncation,
+        "learn.replay": config.replay,
+        "input.covariates": list(config.covariates),
+        "input.ahead": list(config.ahead),
+    }

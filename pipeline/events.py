@@ -34,6 +34,7 @@ class Rules(NamedTuple):
     kind: str = "fixed"  # of window; sliding: as fixed, session: see the two below
     gap: int = 0  # silence that ends a session
     max_span: int = 0  # length at which it is cut
+    fill: bool = False  # a series without a sample is forecast at every step that closes, too
 
 
 class Decision(NamedTuple):
@@ -57,14 +58,17 @@ class Tell(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One sample, or all of a cell as one value, released for its series: to be scored, advanced over and forecast from, in this order."""
+    """One sample, or all of a cell as one value, released for its series: to be scored, advanced over and forecast from, in this order.
+
+    NaN stands for a cell that has closed without any: only to be forecast.
+    """
 
     slot: int
     cell: int
     value: float
     generation: int
     woken: bool  # learning had gone on without it: forecast, never scored
-    inserted: bool  # a newer cell of the series came first: advanced over, not forecast
+    inserted: bool  # a newer cell of the series came first, or this one has been forecast without it: advanced over, not forecast
     stamp: int
     trace: str | None
     offset: int  # of its record; of several samples a step: of the record that closed the cell
@@ -129,6 +133,8 @@ class Partition:
     closing: list[int] = field(default_factory=list)  # heap of the keys of `filling`
     ahead: list[int] = field(default_factory=list)  # heap: the cell of everything in `filling` that began too far ahead of the clock
     marks: dict[int, Mark] = field(default_factory=dict)  # slot -> where its next cell goes on from
+    latest: dict[int, int] = field(default_factory=dict)  # with `fill`: slot -> its newest cell on the way to be released
+    passed: int = START  # with `fill`: cells that begin before have closed
     seen: dict[int, int] = field(default_factory=dict)  # slot -> the newest event time of its series here
     expiry: list[tuple[int, int]] = field(default_factory=list)  # heap: (a time that `seen` had, slot), once for every slot of `seen`
 

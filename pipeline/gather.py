@@ -16,10 +16,11 @@ partition's clock, less the disorder, comes to its end, after which every sample
 from __future__ import annotations
 
 import heapq
+import math
 import operator
 from bisect import bisect_right, insort
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -70,7 +71,10 @@ class Gather:
         self.leaving: list[tuple[int, int]] = []  # heap: (instant with which it is forgotten, slot)
         self.gone: list[int] = []  # forgotten in the last block: the slots are named in its events
         self.free: list[int] = []
+        self.begin = START  # what is before has been learnt elsewhere
+        self.reserved: dict[int, int] = {}  # key -> slot of series that were learnt there and have not come yet
         self.newest: dict[int, int] = {}  # slot -> its newest cell released
+        self.filled: dict[int, int] = {}  # slot -> its newest cell released without a sample
         self.told: dict[int, list[Tell]] = {}  # slot -> what records have said of covariates since its last sample
         self.decisions: list[Decision] = []
         self.dropped_decisions = 0  # how many came before `decisions[0]`
@@ -81,6 +85,10 @@ class Gather:
         self.slowest: Partition | None = None  # the only one whose clock can move the watermark on; None: look
         self.gate = START  # the clock at which it does
         self.events: list[Event] = []
+
+    def go_on(self, begin: int, slots: Mapping[int, int]) -> None:
+        """Before anything is read: these series (key -> slot, from 0 on) have been learnt up to `begin`, and older samples are late."""
+        self.begin, self.reserved = begin, dict(slots)
 
     # Reading
 
@@ -129,7 +137,7 @@ class Gather:
         return None
 
     def _read(self, part: Partition, block: Block) -> None:
-        disorder, now = self.rules.disorder, block.now
+        disorder, begin, now, fill = self.rules.disorder, self.begin, block.now, self.rules.fill
         records, names, seen = block.records, block.names, part.seen
         columns = zip(
             block.series.tolist(), block.at.tolist(), block.value.tolist(), block.stamp.tolist(), block.record.tolist(), strict=True
@@ -140,9 +148,9 @@ class Gather:
                 if last >= 0:
                     self._settle(part, records[last], now)
                 last = record
-            if at < part.clock - disorder:
+            if at < part.clock - disorder or at < begin:
                 part.ledger["late"] += 1
-                late = part.clock - disorder - at
+                late = max(part.clock - disorder, begin) - at
                 self.events.append(TooLate(part.source, names[code], at, value, late, records[record].offset))
                 continue
             slot = self.names.get(names[code])
@@ -162,7 +170,8 @@ class Gather:
             if part.idle or part.rejoining or part.aside:
                 part.position = records[record - 1].offset + 1 if record else block.first
                 self._join(part)
-            if part.closing and part.closing[0] + self.rules.step <= part.clock - disorder:
+            due = part.passed if fill else part.closing[0] if part.closing else NEVER
+            if due + self.rules.step <= part.clock - disorder:
                 raw = records[record]
                 self._close_cells(part, raw.offset, stamp, trace(raw) if raw.headers else None)
             self._accept(part, slot, at, value, stamp, record, records[record], block.told[record] if block.told else None)
@@ -187,12 +196,13 @@ class Gather:
             part.rejoining = behind
             self.slowest = None
         while part.aside and not self._early(part, part.aside[0][0]):
-            part.held.append(part.aside.pop(0))
+            self._put(part, part.aside.pop(0))
         self._release_from(part)
 
     def _overtaken(self, part: Partition) -> bool:
-        """Learning has passed cells that it has begun and not released."""
-        oldest = min([held[1] for held in part.aside[:1]] + part.closing[:1], default=self.reached)
+        """Learning has passed cells that it has begun and not released, or at which its series were silent."""
+        silent = [part.passed] if part.latest else []
+        oldest = min([held[1] for held in part.aside[:1]] + part.closing[:1] + silent, default=self.reached)
         return oldest + self.rules.step <= self.reached
 
     def _accept(
@@ -237,9 +247,20 @@ class Gather:
     def _hold(self, part: Partition, held: Held) -> None:
         """Release it, unless its generation or one before it is still to come."""
         if part.held or held[0] > self.reached:
-            part.held.append(held)
+            self._put(part, held)
         else:
+            self._heed(part, held)
             self._sample(held)
+
+    def _put(self, part: Partition, held: Held) -> None:
+        self._heed(part, held)
+        part.held.append(held)
+
+    def _heed(self, part: Partition, held: Held) -> None:
+        """The series has spoken at this cell, or is forecast as one that has not; one that was forgotten meanwhile is not waited for."""
+        _, cell, _, slot, *_ = held
+        if self.rules.fill and slot in part.seen and cell > part.latest.get(slot, START):
+            part.latest[slot] = cell
 
     def _fill(self, part: Partition, slot: int, cell: int, at: int, value: float, record: int, raw: Raw) -> None:
         """A sample of a cell that holds several; one that is not late finds its cell open."""
@@ -261,10 +282,30 @@ class Gather:
         self.aggregate.add(group[slot], at, raw.offset, value, settled=part.clock - self.rules.disorder)
 
     def _close_cells(self, part: Partition, offset: int, stamp: int, parent: str | None) -> None:
-        """The partition's clock has passed the ends of cells: what came of each is its value, to be forecast from and learnt."""
-        assert self.aggregate is not None
+        """The partition's clock has passed the ends of cells, one after the other."""
+        end = part.clock - self.rules.disorder
+        end -= end % self.rules.step
+        for cell in self._silent(part, end):
+            self._close_aggregates(part, cell + self.rules.step, offset, stamp, parent)
+            for slot, latest in part.latest.items():
+                if latest < cell:
+                    self._hold(part, (self.wanted(cell), cell, offset, slot, math.nan, stamp, parent, ()))
+        self._close_aggregates(part, end, offset, stamp, parent)
+
+    def _silent(self, part: Partition, end: int) -> range:
+        """Cells that have closed, and at which some series may be silent: of very many at once the last, they take memory."""
         step = self.rules.step
-        while part.closing and part.closing[0] + step <= part.clock - self.rules.disorder:
+        most = max(1, self.rules.max_held // max(1, len(part.latest)))
+        cells = range(max(part.passed, end - most * step), end, step) if part.latest else range(0)
+        if self.rules.fill:
+            part.passed = end
+        return cells
+
+    def _close_aggregates(self, part: Partition, end: int, offset: int, stamp: int, parent: str | None) -> None:
+        """What came of each cell with several samples that ends by `end` is its value, to be forecast from and learnt."""
+        step = self.rules.step
+        while part.closing and part.closing[0] + step <= end:
+            assert self.aggregate is not None
             cell = heapq.heappop(part.closing)
             want = self.wanted(cell)
             for slot, so_far in part.filling.pop(cell).items():
@@ -337,8 +378,10 @@ class Gather:
         elif len(part.seen) >= self.rules.quota:
             return None
         else:
-            slot = self.free.pop() if self.free else len(self.series)
             key = xxhash.xxh3_64_intdigest(name.encode("utf-8", "surrogatepass"))
+            slot = self.reserved.pop(key, None)
+            if slot is None:
+                slot = self.free.pop() if self.free else len(self.series) + len(self.reserved)
             self.names[name] = slot
             self.series[slot] = (name, key, part.source)
             self.events.append(Admit(slot, name, key))
@@ -364,6 +407,7 @@ class Gather:
                 heapq.heappush(part.expiry, (at, slot))
                 continue
             del part.seen[slot]
+            part.latest.pop(slot, None)
             name, key, owner = self.series[slot]
             other = next((q for q in self.parts.values() if slot in q.seen), None)
             if other is not None:  # whoever sees it last forgets it
@@ -379,6 +423,7 @@ class Gather:
         for slot in self.gone:
             del self.series[slot]
             self.newest.pop(slot, None)
+            self.filled.pop(slot, None)
             for part in self.parts.values():
                 part.marks.pop(slot, None)
             self.told.pop(slot, None)
@@ -428,8 +473,10 @@ class Gather:
 
     def _reach(self, instant: int) -> None:
         """Pass instants at which there is nothing to learn, and release what has waited for them."""
-        while self.rules.kind == "session" and (stop := self._stop_before(instant)) is not None:
-            self._pass(stop)  # a session may end long after its cells: they must not be overtaken by what they have waited for
+        while (self.rules.kind == "session" or self.rules.fill) and (stop := self._stop_before(instant)) is not None:
+            # A session may end long after its cells, and no instant learns a cell without a sample: what they have waited for must not
+            # overtake them
+            self._pass(stop)
         self._pass(instant)
 
     def _stop_before(self, instant: int) -> int | None:
@@ -466,8 +513,13 @@ class Gather:
 
     def _sample(self, held: Held) -> None:
         want, cell, offset, slot, value, stamp, parent, told = held
-        inserted = cell <= self.newest.get(slot, START)
-        if not inserted:
+        silent = value != value  # noqa: PLR0124 - NaN: nothing came
+        inserted = cell <= self.newest.get(slot, START) or cell <= self.filled.get(slot, START)
+        if silent and inserted:
+            return  # another partition has it, and has said so
+        if silent:
+            self.filled[slot] = cell
+        elif cell > self.newest.get(slot, START):
             self.newest[slot] = cell
         kept = bisect_right(self.generations, want)
         woken = cell + self.rules.step <= self.reached or not kept
@@ -498,9 +550,10 @@ class Gather:
         end = max(map(self.windows.latest, cells), default=START)
         for part in self.parts.values() if cells else ():
             stamp, part.clock = part.clock, max(part.clock, end + self.rules.disorder)
-            part.held.extend(part.aside)
+            for held in part.aside:
+                self._put(part, held)
             part.aside.clear()
-            if part.closing:
+            if part.closing or self.rules.fill:
                 self._close_cells(part, part.position or 0, stamp, None)
         if cells:
             self._advance(0.0)
@@ -588,11 +641,13 @@ class Gather:
         for s, q in self.parts.items():
             plain = [q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger]
             filling = [[cell, [*group.items()]] for cell, group in q.filling.items()]
-            parts.append([list(s), plain, [*q.held], q.aside, [*q.seen.items()], filling, sorted(q.marks.items())])
+            latest = [q.passed, [*q.latest.items()]]
+            parts.append([list(s), plain, [*q.held], q.aside, [*q.seen.items()], filling, sorted(q.marks.items()), latest])
         cells = sorted((slot, cell, value) for (slot, cell), value in self.open.items())
         series = [[slot, name, key, list(owner)] for slot, (name, key, owner) in sorted(self.series.items())]
         told = sorted(self.told.items())
         rest = [sorted(self.newest.items()), sorted(self.elsewhere), sorted(self.leaving), self.gone, self.free, self.forgotten, told]
+        rest += [self.begin, sorted(self.reserved.items()), sorted(self.filled.items())]
         decisions = [self.dropped_decisions, [[list(d.source), d.position, d.instant] for d in self.decisions]]
         return msgspec.msgpack.encode([self.reached, self.generations, parts, cells, series, rest, decisions])
 
@@ -604,11 +659,11 @@ class Gather:
         for part in self.parts.values():
             part.idle = True
         self.reached, self.generations = reached, generations
-        for source, plain, held, aside, seen, filling, marks in parts:
+        for source, plain, held, aside, seen, filling, marks, (passed, latest) in parts:
             q = self.parts[Source(*source)]
             q.clock, q.position, q.idle, q.rejoining, q.consumed, q.filtered, q.ledger = plain
             q.held, q.aside = deque(_held(h) for h in held), [_held(h) for h in aside]
-            q.seen = dict(seen)
+            q.seen, q.passed, q.latest = dict(seen), passed, dict(latest)
             q.expiry = sorted((at, slot) for slot, at in seen)
             q.filling, q.closing = {cell: dict(group) for cell, group in filling}, sorted(cell for cell, _ in filling)
             q.ahead = [cell for cell in q.closing if self._early(q, self.wanted(cell)) for _ in q.filling[cell]]
@@ -617,7 +672,8 @@ class Gather:
         for key in self.open:
             self.windows.add(key)
         self.series = {slot: (name, key, Source(*owner)) for slot, name, key, owner in series}
-        newest, elsewhere, leaving, self.gone, self.free, self.forgotten, told = rest
+        newest, elsewhere, leaving, self.gone, self.free, self.forgotten, told, self.begin, reserved, filled = rest
+        self.reserved, self.filled = dict(reserved), dict(filled)
         self.told = {slot: [*_tells(waiting)] for slot, waiting in told}
         self.leaving = [(instant, slot) for instant, slot in leaving]
         left = {*self.gone, *(slot for _, slot in self.leaving)}

@@ -15,6 +15,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import apache_beam as beam
@@ -26,9 +27,9 @@ from apache_beam import coders
 from apache_beam.transforms import userstate
 
 from models.apart import Apart
-from models.learner import REASONS, Cells, Config, Exercise, Learner, Tells
+from models.learner import REASONS, Cells, Config, Exercise, Learner, Step, Tells
 from models.learner import Decision as Learnt
-from pipeline import compose, events
+from pipeline import compose, configure, events, taught
 from pipeline.compose import Told, Voice
 from pipeline.events import Rules
 from pipeline.gather import Gather
@@ -55,6 +56,7 @@ class Spec(NamedTuple):
     apart: bool = False  # the step of descent in a process of its own; shows in no output
     close_at_end: bool = False  # bounded sources that have all ended close what their data has left open
     repeats: tuple[events.Decision, ...] = ()  # of an earlier run, and the end of every log: followed instead of any clock
+    start_from: str | None = None  # file of a taught model, for a shard that has no state yet
 
 
 LOG = logging.getLogger(__name__)
@@ -85,6 +87,7 @@ class Shard:
         if part is None and spec.repeats:
             self.gather.repeat(spec.repeats)
         self.ended: set[Source] = set()  # bounded sources that have nothing more
+        self.taught: str | None = None  # SHA-256 of the model that it started from; None: from random weights
         self.learner = learner or Learner(spec.config)
         self.token = TOKEN + uuid.uuid4().hex.encode()
         self.queue: deque[events.Close] = deque()  # passed, not learnt yet
@@ -108,6 +111,17 @@ class Shard:
             spec.application, spec.rules.step, config.horizon, tuple(config.levels), "default", self.learner.version,
             self.learner.experts, REASONS, self.learner.bands, spec.layout,
         )  # fmt: skip
+
+    @classmethod
+    def begin(cls, spec: Spec) -> Shard:
+        """A shard without a past, or with what a backtest has taught. Raises taught.NotTaught."""
+        if spec.start_from is None:
+            return cls(spec)
+        model = taught.load(Path(spec.start_from), spec.config, columns=spec.columns)
+        self = cls(spec, learner=model.learner)
+        self.gather.go_on(model.until, model.learner.slots())
+        self.taught = model.sha256
+        return self
 
     def take(self, block: Block) -> list[Message]:
         """All that `turns` gives, as one list."""
@@ -154,7 +168,8 @@ class Shard:
                 case events.Close():
                     self.queue.append(event)
                 case events.Admit(slot, name, key):
-                    self.learner.admit(slot, key, **self._column(name))
+                    if not self.learner.holds(slot, key):  # else it was taught, and comes for the first time
+                        self.learner.admit(slot, key, **self._column(name))
                 case events.Forget(slot):
                     yield self._arrive(waiting)
                     waiting = []
@@ -188,19 +203,27 @@ class Shard:
     def _arrive(self, samples: list[events.Sample]) -> list[Message]:
         """Batches in which every series stands once; each series in its own order, and the columns of a record together."""
         out: list[Message] = []
-        batches: dict[tuple[int, int], list[events.Sample]] = {}
+        batches: dict[tuple[int, int, bool], list[events.Sample]] = {}
         turn: dict[int, tuple[int, int, int]] = {}  # of wide records, or of a series: the batches so far, offset and cell of the last
         for sample in samples:
             of = self._record(sample.slot)
             n, *last = turn.get(of, (-1, -1, -1))
             n += last != [sample.offset, sample.cell]  # a record that closes two cells is two turns
             turn[of] = n, sample.offset, sample.cell
-            batches.setdefault((n, sample.generation), []).append(sample)
-        for (_, generation), batch in sorted(batches.items()):  # of one turn the older generations first: the newest may still be learnt
+            batches.setdefault((n, sample.generation, math.isnan(sample.value)), []).append(sample)
+        for (_, generation, silent), batch in sorted(
+            batches.items()
+        ):  # of one turn the older generations first: the newest may still be learnt
             if self.beside and generation >= self.beside[0].instant:
                 out += self._settle()
-            out += self._step(batch, generation)
+            out += self._fill(batch) if silent else self._step(batch, generation)
         return out
+
+    def _fill(self, batch: list[events.Sample]) -> list[Message]:
+        """Forecasts of series that have been silent."""
+        cells = np.array([s.cell // self.spec.rules.step for s in batch], np.int64)
+        step = self.learner.fill(np.array([s.slot for s in batch], np.int64), cells)
+        return self._issue(step, batch, self._told(batch))
 
     def _record(self, slot: int) -> int:
         """What stands for all columns of a record, or for a series of its own."""
@@ -219,17 +242,23 @@ class Shard:
         if any(s.told for s in batch):
             self.learner.tell(tells(batch, self.spec))
         step = self.learner.arrive(cells, generation=generation, woken=np.array([s.woken for s in batch], bool))
-        told = [Told(i, self.gather.series[s.slot][0], s.cell, s.value, s.woken, s.stamp, s.trace) for i, s in enumerate(batch)]
-        since = self.spec.publish_from
-        issued = [t for t in told if step.issued[t.row] and t.cell >= since]
-        out = compose.scores(step, [t for t in told if not t.woken], self.voice, since=since)
-        out += compose.forecasts(step, issued, self.voice)
+        told = self._told(batch)
+        out = compose.scores(step, [t for t in told if not t.woken], self.voice, since=self.spec.publish_from)
+        return out + self._issue(step, batch, told)
+
+    def _told(self, batch: list[events.Sample]) -> list[Told]:
+        return [Told(i, self.gather.series[s.slot][0], s.cell, s.value, s.woken, s.stamp, s.trace) for i, s in enumerate(batch)]
+
+    def _issue(self, step: Step, batch: list[events.Sample], told: list[Told]) -> list[Message]:
+        """The forecasts of a step; of a cell that has been forecast without its sample, none."""
+        issued = [t for t in told if step.issued[t.row] and not batch[t.row].inserted]
         self.meter.step(step)
-        for t in told:
-            if t.series in self.spec.watched and step.issued[t.row]:
-                band = (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
-                self.newest[batch[t.row].slot] = (t.value, float(step.point[t.row, 0]), band)
-        return out
+        for t in issued:
+            if t.series in self.spec.watched:
+                slot, band = batch[t.row].slot, (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
+                last = self.newest[slot][0] if math.isnan(t.value) and slot in self.newest else t.value
+                self.newest[slot] = (last, float(step.point[t.row, 0]), band)
+        return compose.forecasts(step, [t for t in issued if t.cell >= self.spec.publish_from], self.voice)
 
     def learn_next(self) -> list[Message]:
         """Learn the oldest instant of the queue, to its end."""
@@ -392,6 +421,7 @@ class Shard:
             "decisions_before": g.dropped_decisions,
             "publish_from": self.spec.publish_from,
             "quota": self.spec.rules.quota,
+            "taught": self.taught,
         }
 
     def repeat(self, account: dict[str, Any]) -> None:
@@ -446,6 +476,7 @@ class Shard:
             "snapshots": list(self.snapshots),
             "publish_from": self.spec.publish_from,
             "quota": self.spec.rules.quota,
+            "taught": self.taught,
         }
         part, learner = self.gather.state(), self.learner.frozen()
         return lambda: msgspec.msgpack.encode([part, learner(), rest])
@@ -458,7 +489,7 @@ class Shard:
         self = cls(spec, part=Gather.restore(spec.rules, part, spec.sources), learner=Learner.restore(spec.config, learner))
         self.queue = deque(events.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
         self.learnt, self.windows, self.published = rest["learnt"], rest["windows"], rest["published"]
-        self.digest = int(rest["digest"], 16)
+        self.digest, self.taught = int(rest["digest"], 16), rest["taught"]
         self.snapshots.extend(rest["snapshots"])
         return self
 
@@ -519,6 +550,10 @@ class OtherSettings(ValueError):  # noqa: N818 - reads as what happened
     """The state was made with settings that shape it, and they are others now."""
 
 
+class OtherModel(ValueError):  # noqa: N818 - reads as what happened
+    """The state is still to be made anew from a taught model, and that is another one now."""
+
+
 def shaping(spec: Spec) -> dict[str, Any]:
     """The settings that a shard's state is shaped by, as names and plain values."""
     rules, config = spec.rules, spec.config
@@ -527,24 +562,16 @@ def shaping(spec: Spec) -> dict[str, Any]:
         "series.step": duration_text(rules.step),
         "series.samples": "one" if rules.aggregate is None else "many",
         **({} if rules.aggregate is None else {"series.aggregate": rules.aggregate, "time.disorder": duration_text(rules.disorder)}),
-        "series.season": config.season,
-        "series.gaps": config.gaps,
         "window.kind": rules.kind,
         "window.span" if rules.kind == "fixed" else "window.every": duration_text(rules.grid),
         **(session if rules.kind == "session" else {}),
-        "forecast.horizon": config.horizon,
-        "forecast.levels": list(config.levels),
-        "forecast.model": config.model,
-        "learn.truncation": config.truncation,
-        "learn.replay": config.replay,
-        "input.covariates": list(config.covariates),
-        "input.ahead": list(config.ahead),
+        **configure.shaping(config),
     }
 
 
 def refuse_others(then: Mapping[str, Any], spec: Spec) -> None:
     """Raises OtherSettings naming every one that does not fit."""
-    now, then = shaping(spec), {"input.covariates": [], "input.ahead": [], **then}
+    now, then = shaping(spec), {"input.covariates": [], "input.ahead": [], "series.silent": "skip", **then}
     wrong = [f"{name} was {then.get(name)} and is {now[name]}" for name in now if then.get(name) != now[name]]
     if wrong:
         raise OtherSettings(
@@ -607,8 +634,13 @@ def wake(spec: Spec, frozen: FrozenShard | None) -> Shard:
     """The shard of a cell: from its snapshot, or new; on its way to the account that recovery is to come to."""
     if RECOVERY is not None:
         spec = as_first_started(spec, RECOVERY)
-    shard = Shard(spec) if frozen is None else Shard.thaw(spec, frozen.data)
+    shard = Shard.begin(spec) if frozen is None else Shard.thaw(spec, frozen.data)
     if RECOVERY is not None:
+        if shard.taught != RECOVERY["taught"]:  # only before the first snapshot that holds a shard
+            raise OtherModel(
+                f"application {spec.application!r} has committed what it forecast from another taught model (SHA-256 {RECOVERY['taught']}) "
+                f"than learn.start_from is now ({shard.taught}); bring the file back, or begin anew under another application"
+            )
         shard.repeat(RECOVERY)
     return shard
 

@@ -40,6 +40,7 @@ from pipeline.quantities import instant
 from pipeline.records import Source
 from pipeline.settings import Settings, SettingsError, kafka_options
 from pipeline.summary import summary
+from pipeline.taught import NotTaught
 
 LOG = structlog.get_logger()
 
@@ -68,6 +69,8 @@ NAMED: tuple[tuple[type[BaseException], int], ...] = (
     (LedgerBroken, FAILED),
     (Gone, FAILED),
     (learn.OtherSettings, WRONG_SETTINGS),
+    (NotTaught, WRONG_SETTINGS),
+    (learn.OtherModel, LOST),
     (SnapshotDamaged, LOST),
     (BrokerError, FAILED),
     (BrokersAway, FAILED),
@@ -145,6 +148,7 @@ def rules_of(settings: Settings, sources: int) -> Rules:
         kind=window.kind,
         gap=window.gap or 0,
         max_span=window.max_span or 0,
+        fill=settings.series.silent == "fill",
     )
 
 
@@ -163,6 +167,7 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
         watched=settings.metrics.series,
         version=version("tidecast"),
         columns=settings.input.values,
+        start_from=settings.learn.start_from,
         apart=(os.cpu_count() or 1) > 1,  # on one core they would only take turns
     )
 

@@ -252,7 +252,7 @@ Format = Annotated[str, choice("json", later=("avro", "protobuf", "csv"))]
 Samples = Annotated[str, choice("one", "many")]
 Aggregate = Annotated[str, choice("mean", "last", "sum", "count", "rate")]
 Gaps = Annotated[str, BeforeValidator(gap_policy)]
-Silent = Annotated[str, choice("skip", later=("fill",))]
+Silent = Annotated[str, choice("skip", "fill")]
 Kind = Annotated[str, choice("fixed", "sliding", "session")]
 Model = Annotated[
     str,

@@ -115,7 +115,7 @@ class Series(Section):
     )
     max_series: Count = about("series kept; further ids are rejected", 100_000, ge=1)
     forget_after: Duration = about("silence after which a series gives up its place", duration("30d"), gt=0)
-    silent: Silent = about("what a series without a sample is forecast from", "skip")
+    silent: Silent = about("at a step without a sample of a series: skip, or fill (say again what was forecast when it last spoke)", "skip")
 
 
 class Time(Section):
@@ -146,6 +146,7 @@ class Forecast(Section):
 
 
 class Learn(Section):
+    start_from: File | None = about("a taught model (`backtest --save`) to start from when there is no state", None)
     optimiser: Optimiser = about("adamw, adam or sgd (with momentum)", "adamw")
     rate: Real | None = about("learning rate", None, shown="the model's own", gt=0, le=1)
     truncation: Count | None = about("steps that gradients flow back", None, shown="the model's own", ge=1)

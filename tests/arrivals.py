@@ -85,8 +85,7 @@ class Stream:
             self.learner.tell(self.tells(series, rows))
         step = self.learner.arrive(cells, generation=generation, woken=np.zeros(len(series), bool))
         for k, (s, r) in enumerate(zip(series.tolist(), rows.tolist(), strict=True)):
-            parts = [np.asarray(a)[k].tobytes() for a in step if isinstance(a, np.ndarray)]
-            self.said[s, r] = b"".join([*parts, str(step.updates).encode()])
+            self.said[s, r] = b"".join(a[k].tobytes() for a in step)
             self.steps[s, r] = (step.point[k], step.quantiles[k], step.by[k], step.reason[k])
         self.last = step
 

@@ -63,7 +63,7 @@ def make(seed: int) -> Case:
     rules = rules._replace(aggregate=rng.choice((None, None, None, "count", "last", "rate")))
     if rng.random() < 0.4:
         rules = rules._replace(kind="session", gap=rules.step * rng.choice((1, 2, 4)), max_span=rules.step * rng.choice((1, 3, 8)))
-    return Case(rules, logs, ends, schedule)
+    return Case(rules._replace(fill=rng.random() < 0.4), logs, ends, schedule)
 
 
 def make_log(rng: random.Random, p: int, rules: Rules) -> list[Record]:

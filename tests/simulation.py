@@ -75,6 +75,8 @@ class Chains:
         while self.queue and self.queue[0].instant <= s.generation:
             self.learn()
         name = self.names[s.slot]
+        if math.isnan(s.value):  # silent: what was known is said again, and nothing changes
+            return ("forecast", name, s.cell, digest("again", self.carry.get(s.slot)), s.woken)
         self.carry[s.slot] = digest(self.carry.get(s.slot), s.cell, s.value, s.inserted)
         return None if s.inserted else ("forecast", name, s.cell, digest(self.carry[s.slot], self.generations[s.generation]), s.woken)
 
@@ -121,7 +123,8 @@ class Process:
     def _do(self, event: gather.Event) -> Output | None:
         match event:
             case gather.Sample():
-                self.samples += int(event.value) if self.gather.rules.aggregate == "count" else 1
+                if not math.isnan(event.value):
+                    self.samples += int(event.value) if self.gather.rules.aggregate == "count" else 1
                 return self.learner.sample(event)
             case gather.Close():
                 self.learner.queue.append(event)
@@ -246,12 +249,14 @@ def canonical(process: Process) -> Any:
         marks = sorted((name[s], mark) for s, mark in q.marks.items() if s not in g.gone)
         filling = sorted((cell, sorted((name[s], so_far) for s, so_far in group.items())) for cell, group in q.filling.items())
         plain = (q.clock, q.position or 0, q.idle, q.rejoining, q.consumed, q.filtered, dict(q.ledger))
-        parts.append((*plain, seen, held, aside, copy.deepcopy(filling), marks))
+        latest = sorted((name[s], cell) for s, cell in q.latest.items())
+        held, aside = (repr(many) for many in (held, aside))  # NaN is not itself
+        parts.append((*plain, seen, held, aside, copy.deepcopy(filling), marks, q.passed, latest))
     cells = sorted((name[s], c, v) for (s, c), v in g.open.items())
-    newest = sorted((name[s], c) for s, c in g.newest.items() if s not in g.gone)
+    newest, filled = (sorted((name[s], c) for s, c in by.items() if s not in g.gone) for by in (g.newest, g.filled))
     leaving = sorted((instant, name[s]) for instant, s in g.leaving)
     learnt = sorted(learner.generations.items()), sorted((learner.names[s], c) for s, c in learner.carry.items())
-    return g.reached, [*g.generations], parts, cells, newest, leaving, [*g.decisions], g.dropped_decisions, learnt
+    return g.reached, [*g.generations], parts, cells, newest, filled, leaving, [*g.decisions], g.dropped_decisions, learnt
 
 
 # The world around it
@@ -465,7 +470,7 @@ def check_ledger(world: World) -> None:
 
 def still_to_come(g: Gather, rules: Rules) -> int:
     """Observations that were used and are behind nothing released yet."""
-    held = [h for q in g.parts.values() for h in (*q.held, *q.aside)]
+    held = [h for q in g.parts.values() for h in (*q.held, *q.aside) if not math.isnan(h[4])]
     filling = [so_far[0] for q in g.parts.values() for group in q.filling.values() for so_far in group.values()]
     return sum(int(h[4]) for h in held) + sum(filling) if rules.aggregate == "count" else len(held)
 

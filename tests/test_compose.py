@@ -29,7 +29,7 @@ def step(n=1, **changes):
         "reason": np.zeros((n, H), np.int8),
         "cold": np.zeros(n, bool),
         "observations": np.arange(1, n + 1),
-        "updates": 7,
+        "updates": np.full(n, 7),
         "scored": np.ones((n, H), bool),
         "s_point": np.full((n, H), 2.0),
         "s_by": np.zeros((n, H), np.int8),

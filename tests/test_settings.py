@@ -122,7 +122,7 @@ BROKEN = {
     "filled without end": ('[series]\ngaps = "ffill"', "with a number of steps from 1 to 1000, like ffill:3"),
     "filled with zero": ('[series]\ngaps = "zero:3"', "series.gaps = zero:3 ("),
     "a split at nothing": ('[series]\ngaps = "split:0"', "with a number of steps from 1 to 1000"),
-    "filled silence": ('[series]\nsilent = "fill"', "not supported yet; allowed: skip"),
+    "another silence": ('[series]\nsilent = "guess"', "not known; allowed: skip, fill"),
     "hopping windows": ('[window]\nkind = "hopping"', "not known; allowed: fixed, sliding, session"),
     "sliding without a way": ('[window]\nkind = "sliding"', "window.every is required: window.kind = sliding"),
     "sliding too far": ('[window]\nkind = "sliding"\nspan = "2h"\nevery = "3h"', "allowed: at most window.span = 2h"),
