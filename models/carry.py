@@ -123,7 +123,7 @@ def memory(
             "changes": (np.int64, (), 0),  # one-step changes that the scale has seen
             "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale
             "naive_count": (np.uint16, (3, horizon), 0),
-            "long": (np.float32, lean[:1], 0),  # units of errors as they have been for long, by group of leads; in the series' own
+            "long": (np.float32, lean[:1], 0),  # the least of them as it has been for long, by group of leads
             "evidence": (np.float32, (6, horizon), 0),  # the same of what was forecast: model, seasonal naive, last value; and squared
             "evidence_count": (np.uint16, (horizon,), 0),
             "loss": (

@@ -209,7 +209,7 @@ def bearings(v: View, naive: np.ndarray, scale: np.ndarray, lasting: np.ndarray)
     Returns the blend (N, H), the paths (N, 3, H), both in units, and the unit (N, H) in the series' own: the best naive error, as it has
     been for long.
     """
-    unit = units(naive, scale) * lasting
+    unit = scale[:, None] * units(naive) * lasting
     drift = v.last - v.offset
     known = np.stack([np.ones(v.last.shape, bool), ~np.isnan(v.last), ~np.isnan(drift)], 1)
     weight = np.where(known, naive, np.inf).astype(np.float64)
@@ -225,6 +225,6 @@ def bearings(v: View, naive: np.ndarray, scale: np.ndarray, lasting: np.ndarray)
 FLOOR = 0.2  # naive errors in units of the one-step change; below it a lead's unit would blow up its errors
 
 
-def units(naive: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """(N, H) what errors of each lead are measured in: today's best naive error, in the series' own units."""
-    return np.asarray(scale[:, None] * np.maximum(naive.min(1), FLOOR))
+def units(naive: np.ndarray) -> np.ndarray:
+    """(N, H) what errors of each lead are measured in today: the best naive error, in units of the scale."""
+    return np.asarray(np.maximum(naive.min(1), FLOOR))

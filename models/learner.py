@@ -576,7 +576,7 @@ class Learner:
         errors[:, 0] = np.where(net < actual, -errors[:, 0], errors[:, 0])
         under = (actual[..., None] <= edges) + 2 * (by == score.NET)[..., None]
         under = np.where(due[..., None], under, -1).transpose(0, 2, 1)
-        unit = inputs.units(now.naive[rows], now.size[rows]) * now.rows["lasting"][rows][:, self.group]
+        unit = now.size[rows, None] * inputs.units(now.naive[rows]) * now.rows["lasting"][rows][:, self.group]
         with np.errstate(over="ignore", invalid="ignore"):
             said = self.others.heard(m["parts"][place].transpose(0, 2, 1) * size[:, None], seasonal - level, unit)
             met = np.clip(np.where(due, (actual - level) / unit, np.nan), -CLIP, CLIP)
@@ -660,7 +660,7 @@ class Learner:
         self.pool.relate(rows["scale"], cells.value)
         residual = baselines.errors(m["closed"], slot, cell, self.form) / size[:, None, None]
         rows["naive"] = self.pool.naively(m, slot, residual)
-        today = np.add.reduceat(inputs.units(rows["naive"].astype(np.float32), size), self.firsts, 1) / self.leads
+        today = np.add.reduceat(inputs.units(rows["naive"].astype(np.float32)), self.firsts, 1) / self.leads
         m["long"][slot], rows["lasting"] = scale.last(m["long"][slot], m["changes"][slot], today)
         found = self.pending.find(slot, cell)
         had = np.flatnonzero(found >= 0)

@@ -30,7 +30,6 @@ WATCHED = 2_500  # chains that are looked at after each pass
 PASSES = 40
 PATIENCE = 5  # passes in which no network gained, after which it stops
 LEAST = 1e-4  # of the loss: less is no gain
-RATE = 0.5  # of the rate that a stream from nothing begins with; online it ends at a tenth of this
 
 
 class History(NamedTuple):
@@ -64,8 +63,7 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     of = partial(_lesson, learner, history, shelf)
     rng = np.random.default_rng(learner.config.seed)
     plan = learner.plan()
-    rate = RATE * plan["descent"]["rate"]
-    descent = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"] | {"rate": rate, "least": rate})
+    descent = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"])
     best, kept, since, done = torch.full((learner.members,), float("inf")), descent.average.clone(), 0, 0
     form, newest = learner.form, shelf["closed_newest"]
     starts = _pairs(history, form.reach + LAGS, end - form.horizon)
