@@ -39,7 +39,7 @@ __all__ = ["REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learn
 
 START = -(1 << 60)  # the generation before anything has been learnt
 TAUGHT = 2  # origins on a chain that are learnt from: the last ones
-SPARE = 16  # cells that a ring keeps beyond what is read, for samples out of order
+SPARE = 12  # cells that a ring keeps beyond what is read, for samples out of order
 HUGE = 1.7e308
 LEAST_RATE = 0.05  # of the rate: where it ends
 HALF = 0.5  # of a model's quantiles is what its networks say, if they are taught: weights that learnt did not do better (LOG 2026-11-26)
