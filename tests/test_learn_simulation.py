@@ -81,6 +81,10 @@ class HashLearner(Chains):
         maps = [[*m.items()] for m in (self.names, self.carry, self.learnt_of, self.generations)]
         return {"all": msgspec.msgpack.encode([maps, self.newest, self.samples])}
 
+    def frozen(self):
+        made = self.snapshot()
+        return lambda: made
+
     @classmethod
     def restore(cls, config, data):
         self = cls()

@@ -363,7 +363,7 @@ def with_covariates(rows=70, change=None, **kwargs):
 
     def heard(row, at, step):
         for k, series in enumerate(at.tolist()):
-            said[row, series] = step.point[k].tobytes() + step.quantiles[k].tobytes()
+            said[row, series] = step.point[k].tobytes() + step.quantiles[k].tobytes() + step.parts[k].tobytes()
 
     for _ in running.play(heard=heard):
         pass
@@ -378,7 +378,7 @@ def test_the_warm_up_knows_of_each_row_what_its_forecast_will_know(monkeypatch):
 
     def noted(m, plan, slot, cell, change):
         out = look(m, plan, slot, cell, change)
-        if "ring" in m.state():  # the learner's own
+        if "ring" in m._columns:  # the learner's own
             made.update({(int(c) - FIRST, int(s)): row.tobytes() for s, c, row in zip(slot, cell, out, strict=True)})
         return out
 
