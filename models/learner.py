@@ -463,7 +463,7 @@ class Learner:
         naively = then.spread[np.where(by == score.SEASONAL, 1, 0), :, np.arange(by.shape[1])].transpose(0, 2, 1)
         naively = naively * np.where(by == score.SEASONAL, naive[:, 1], naive[:, 0])[:, None]
         spread = np.where((by == score.NET)[:, None], own, naively)
-        spread = ascending(np.clip(spread * rows["stretch"].astype(np.float32)[:, self.side], -60_000, 60_000)).astype(np.float16)
+        spread = ascending(np.clip(spread * scale.factor(rows["stretch"])[:, self.side], -60_000, 60_000)).astype(np.float16)
 
         step.issued[at], step.parts[at], step.level[at], step.size[at] = True, parts, level, size
         step.point[at], step.by[at], step.reason[at] = finite(served), by, reason
@@ -667,7 +667,8 @@ class Learner:
         if had.size:
             errors, under = self.pending.columns["error"][found[had]], self.pending.columns["under"][found[had]]
             self._compare(slot[had], errors[:, 0], self.pending.columns["held"][found[had]])
-            rows["stretch"][had] = self.pool.weigh(m, slot[had], np.abs(errors), under, rows["stretch"][had])
+            stretch = self.pool.weigh(m, slot[had], np.abs(errors), under, scale.factor(rows["stretch"][had]))
+            rows["stretch"][had] = scale.in_steps(stretch, cell[had])
             said, met = (self.pending.columns[name][found[had]].astype(np.float64) for name in ("said", "actual"))
             error = -errors[:, 0] / np.maximum(rows["naive"][had].astype(np.float32).min(1), FLOOR)
             rows["off"][had] = self.pool.usual(error, rows["off"][had], m["evidence_count"][slot[had]])
@@ -752,7 +753,7 @@ class Learner:
         self.pending.drop(np.arange(self.pending.count))
         self.replay.clear()
         self.waiting.clear()
-        self.learnt["served"], self.learnt["stretch"], self.learnt["lean"], self.learnt["off"] = scale.UNDECIDED, 1, 0, scale.OFF
+        self.learnt["served"], self.learnt["stretch"], self.learnt["lean"], self.learnt["off"] = scale.UNDECIDED, 0, 0, scale.OFF
         self.others.forget()
         self.drift = self._drift()
         for name in ("residual", "log_width", "evidence", "evidence_count", "served"):

@@ -119,3 +119,17 @@ def test_after_a_jump_bands_hold_again_soon_at_lead_1_and_do_not_overshoot_at_le
     assert 0.88 < held[420:620, 0].mean() < 0.92
     assert 0.75 < held[450:650, -1].mean() < 0.92  # widths alone: half of a band follows its errors before they do
     assert (np.abs(held[800:].mean(0) - 0.9) < 0.03).all()
+
+
+def test_at_every_lead_bands_of_one_series_come_to_hold_what_they_promise():
+    """What is remembered of a stretch has room for its smallest step."""
+    horizon, rng, pool = 48, np.random.default_rng(0), Pool.new(48, (0.05, 0.5, 0.95))
+    at = np.zeros(20, np.int64)
+    stretch, held = scale.in_steps(np.full((20, 2, horizon), 1.2), at), []
+    for cell in range(6000):
+        pool.log_width[:] = 0  # a series' own alone
+        edges = 1.645 * scale.factor(stretch) * np.array([-1, 1])[:, None]
+        under = 2 + (rng.normal(0, 1.2, (20, 1, 1)) <= edges)
+        held.append((under[:, 1] & ~under[:, 0] & 1).mean(0))
+        stretch = scale.in_steps(pool._cover(under, scale.factor(stretch)), at + cell)
+    assert (np.abs(np.mean(held[2000:], 0) - 0.9) < 0.005).all()
