@@ -184,9 +184,8 @@ def main() -> None:
         result = tidecast("demo", "--seconds", "60")
         row("demo", 21, result)
         taxi = result["by_series"]["nyc_taxi"]
-        row(
-            f"demo: nyc_taxi ({taxi['observations']} steps, lead 1 served by lstm {taxi['served']['1']['lstm']:.2f})", 1, {**result, **taxi}
-        )
+        mixture = taxi["served"]["1"]["mixture"]
+        row(f"demo: nyc_taxi ({taxi['observations']} steps, lead 1 served by the mixture {mixture:.2f})", 1, {**result, **taxi})
     elif given.what == "ETTh2":
         shape = ("--set", "input.at=date", "--set", "input.at_format=%Y-%m-%d %H:%M:%S", "--set", f"input.values={ETT}")
         row("replay ETTh2", 7, tidecast("replay", "tests/data/ETTh2.csv.gz", "--step", "1h", *shape))
