@@ -29,7 +29,7 @@ from models.experts import MIXTURES, Experts
 from models.gaps import gaps
 from models.generation import Generation, Pool
 from models.heads import MIDDLE
-from models.inputs import CLIP, FLOOR, LAGS, View
+from models.inputs import CLIP, LAGS, View
 from models.mixture import groups
 from models.network import Ensemble, Flat
 from models.replay import Replay, Waiting, mixed
@@ -489,7 +489,7 @@ class Learner:
         `tails` (N, M, Q, H) of the networks beside their medians, `shift` (N, M, H) of these beside their points, in naive errors, which
         are `relative` (N, H) in units of the scale; `voices` (N, M, H).
         """
-        usual = now.rows["off"][:, self.group] * np.maximum(now.naive.min(1), FLOOR)
+        usual = now.rows["off"][:, self.group] * inputs.units(now.naive)
         spread = then.residual * usual[:, None]
         if not self.taught:
             return np.asarray(spread * then.width)
@@ -660,7 +660,8 @@ class Learner:
         self.pool.relate(rows["scale"], cells.value)
         residual = baselines.errors(m["closed"], slot, cell, self.form) / size[:, None, None]
         rows["naive"] = self.pool.naively(m, slot, residual)
-        today = np.add.reduceat(inputs.units(rows["naive"].astype(np.float32)), self.firsts, 1) / self.leads
+        unit = inputs.units(rows["naive"].astype(np.float32))
+        today = np.add.reduceat(unit, self.firsts, 1) / self.leads
         m["long"][slot], rows["lasting"] = scale.last(m["long"][slot], m["changes"][slot], today)
         found = self.pending.find(slot, cell)
         had = np.flatnonzero(found >= 0)
@@ -670,7 +671,7 @@ class Learner:
             stretch = self.pool.weigh(m, slot[had], np.abs(errors), under, scale.factor(rows["stretch"][had]))
             rows["stretch"][had] = scale.in_steps(stretch, cell[had])
             said, met = (self.pending.columns[name][found[had]].astype(np.float64) for name in ("said", "actual"))
-            error = -errors[:, 0] / np.maximum(rows["naive"][had].astype(np.float32).min(1), FLOOR)
+            error = -errors[:, 0] / unit[had]
             rows["off"][had] = self.pool.usual(error, rows["off"][had], m["evidence_count"][slot[had]])
             rows["lean"][had] = self.others.mix(m, slot[had], said, met)
             self.pending.drop(found[had])

@@ -41,6 +41,11 @@ def groups(horizon: int) -> np.ndarray:
     return np.searchsorted(ENDS, np.arange(1, horizon + 1))
 
 
+def several(horizon: int) -> int:
+    """How many groups there are."""
+    return int(groups(horizon)[-1]) + 1
+
+
 class Weights(NamedTuple):
     """What a generation has learnt of the experts; nobody changes it."""
 
@@ -75,7 +80,7 @@ class Mixture:
         self.loss = np.zeros((horizon, count + 2))  # discounted squared errors of the voices
         self.seen = np.zeros(horizon)  # discounted instants
         self._group = groups(horizon)
-        self.groups = int(self._group.max()) + 1
+        self.groups = several(horizon)
         self.weigh()
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.mixture import groups
+from models.mixture import several
 
 ROBUST = 10.0  # one change counts for at most this many scales: a single 1e300 may not hide all that follows
 SETTLED = 10  # changes after which `ROBUST` holds
@@ -25,16 +25,19 @@ UNDECIDED = -1  # who serves: as all series together
 
 
 def learnt(horizon: int, lean: tuple[int, int]) -> np.dtype[np.void]:
-    several = (int(groups(horizon)[-1]) + 1,)
     return np.dtype(
         [
             ("scale", np.float64),  # mean one-step change; NaN: not known yet
             ("mean", np.float64),  # of values, slowly forgetting; NaN: not known yet
             ("naive", np.float16, (3, horizon)),  # errors of the naive forecasts in units of it; NaN: not known yet
-            ("lasting", np.float16, several),  # what the least of them has been for long, as a multiple of it, by group of leads
+            (
+                "lasting",
+                np.float16,
+                (several(horizon),),
+            ),  # what the least of them has been for long, as a multiple of it, by group of leads
             ("served", np.int8, (horizon,)),  # models.score.code, or UNDECIDED
             ("lean", np.float16, lean),  # to the voices of the mixture, beside all series together: see models.mixture
-            ("off", np.float16, several),  # mean absolute error of what the model said, in naive errors, by group of leads
+            ("off", np.float16, (several(horizon),)),  # mean absolute error of what the model said, in naive errors, by group of leads
             ("stretch", np.int16, (2, horizon)),  # factor on the distance of quantiles from the median, below and above: see `factor`
         ]
     )

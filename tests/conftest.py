@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
+import os
+import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
@@ -55,6 +60,18 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
     """A broker for one test, to kill, pause, restart (3 s to start)."""
     with Broker(tmp_path / "kafka", die_with_parent=True) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def processes(request: pytest.FixtureRequest) -> Iterator[ForkServerContext]:
+    """What a module's `PRELOADED` imports is imported once, in a server that forks; each process is new all the same."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(request.module.PRELOADED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # the server itself is not told ours
+        forkserver.ensure_running()
+    yield context
+    forkserver._forkserver._stop()
 
 
 @pytest.fixture

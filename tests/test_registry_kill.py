@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Iterator
-from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -18,17 +13,7 @@ import pytest
 import shelves
 from shelves import LOST, ME, check, published, registry, turn
 
-
-@pytest.fixture(scope="module")
-def processes() -> Iterator[ForkServerContext]:
-    """What they need is imported once, in a server that forks; each process is new all the same."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["shelves"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # the server itself is not told ours
-        forkserver.ensure_running()
-    yield context
-    forkserver._forkserver._stop()
+PRELOADED = ["shelves"]  # see `processes`
 
 
 def test_a_registry_is_whole_after_each_of_twenty_kills_at_random_moments(tmp_path: Path, processes: ForkServerContext) -> None:
