@@ -18,7 +18,7 @@ from torch.nn.functional import huber_loss, softplus
 SPREAD = 1.0
 
 MIDDLE = 0.5  # the level of the median
-KINK = 2.0  # naive errors (mean absolute) at which squares end: 1 loses 2 % at every lead (LOG 2026-11-26)
+KINK = 1.5  # naive errors (mean absolute) at which squares end: 1 loses in squared error, 2 in absolute (LOG 2026-11-26)
 
 
 class Said(NamedTuple):
