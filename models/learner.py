@@ -28,6 +28,7 @@ from models.drift import Drift
 from models.experts import MIXTURES, Experts
 from models.gaps import gaps
 from models.generation import Generation, Pool
+from models.handover import Incoming, Staging, stage
 from models.heads import MIDDLE
 from models.inputs import CLIP, LAGS, View
 from models.mixture import groups
@@ -43,6 +44,7 @@ SPARE = 12  # cells that a ring keeps beyond what is read, for samples out of or
 HUGE = 1.7e308
 LEAST_RATE = 0.05  # of the rate: where it ends
 HALF = 0.5  # of a model's quantiles is what its networks say, if they are taught: weights that learnt did not do better (LOG 2026-11-26)
+VERSIONS = 15  # of weights that have served before, whose names are remembered
 SLOW = 5e-4  # rate at which a series' mean forgets
 
 
@@ -106,6 +108,7 @@ class Exercise:
     levels: torch.Tensor
     decisions: list[Decision]  # of who serves
     taught: bool  # networks have a part in the model
+    incoming: Incoming | None = None  # other weights, which serve from this instant on
     outcome: Outcome | None = None
 
     @property
@@ -205,6 +208,8 @@ class Learner:
         self.others = Experts(self.form, model=config.model, cell=cell, members=self.members, columns=config.columns)
         self.parts, self.columns, self.lean = self.others.names, self.others.columns, self.others.lean
         self.version = hashlib.sha256(self.descent.weights.cpu().numpy().tobytes()).hexdigest()[:16]
+        self.versions = [(START, self.version)]  # the weights that learning went on from, by the instant since when
+        self.stagings: list[Staging] = []  # the newest last
         self._chain = self.version
         self.levels = torch.tensor(config.levels, device=self.device)
         self.pool = Pool.new(config.horizon, config.levels)
@@ -293,6 +298,8 @@ class Learner:
         self.learnt[slots] = self._blank(1)
         for generation in self.generations.values():
             generation.change.forget(slots)
+        for staging in self.stagings:
+            staging.forget(slots)
         self.pending.forget(slots)
         self.outlooks.forget(slots)
 
@@ -340,6 +347,8 @@ class Learner:
 
     def _advance(self, cells: Cells, at: np.ndarray, woken: np.ndarray, then: Generation, step: Step) -> None:
         m, slot = self.memory, cells.slot
+        if self.stagings:
+            self._take_over(slot, then)
         put(m["ring"], m["newest"], slot, cells.cell, cells.value)
         skip(m["issued"], m["newest"], slot, cells.cell, empty=False)
         m["newest"][slot] = cells.cell
@@ -355,6 +364,28 @@ class Learner:
             now = Now(slot, at[begun], cell, value, observed[begun], woke, level, rows, size, naive, outlook[begun])
             self._score(now, step)
             self._forecast(now, then, step)
+
+    def _take_over(self, slot: np.ndarray, then: Generation) -> None:
+        """Series (N,) that come to their first cell under weights that have been handed over get the carries that go with them."""
+        m, fresh = self.memory, np.full(len(slot), NEVER)
+        for staging in self.stagings:  # of several that wait, the newest
+            if staging.instant <= then.instant:
+                mine, at = staging.find(slot)
+                m["carry"][slot[mine]], m["carried"][slot[mine]] = staging.carry[at], staging.carried[at]
+                fresh[mine] = staging.until[at]
+                staging.left[at] = False
+        newest = m["newest"][slot]
+        first = np.maximum(fresh, newest - SPARE)  # the cells in between had come before, and were not closed at the instant
+        for ahead in range(1, int((newest - first)[fresh > NEVER].max(initial=0)) + 1):
+            cell = first + ahead
+            value = inputs.read(m["ring"], slot, cell[:, None])[:, 0]
+            there = (fresh > NEVER) & (cell <= newest) & ~np.isnan(value)
+            if there.any():
+                self.follow(then, m, "ring", ("carry", "carried"), slot[there], cell[there], value[there])
+
+    def version_at(self, generation: int) -> str:
+        """The weights that learning went on from, as of a generation."""
+        return [version for since, version in self.versions if since <= generation][-1]
 
     def _look(self, cells: Cells, observed: np.ndarray) -> np.ndarray:
         """(N, W) what is known of covariates at these cells; it waits to be learnt from, as it is now."""
@@ -587,16 +618,16 @@ class Learner:
 
     # Learning
 
-    def close(self, cells: Cells, *, instant: int, drop: Sequence[int]) -> list[Decision]:
+    def close(self, cells: Cells, *, instant: int, drop: Sequence[int], incoming: Incoming | None = None) -> list[Decision]:
         """Learn from the cells of all windows that end at this instant, ordered by (key, cell); values are final.
 
-        The new generation is named `instant`; those in `drop` are let go after it.
+        The new generation is named `instant`; those in `drop` are let go after it. With `incoming`, it has these weights.
         """
-        exercise = self.begin(cells, instant=instant, drop=drop)
+        exercise = self.begin(cells, instant=instant, drop=drop, incoming=incoming)
         exercise.run()
         return self.finish(exercise)
 
-    def begin(self, cells: Cells, *, instant: int, drop: Sequence[int]) -> Exercise:
+    def begin(self, cells: Cells, *, instant: int, drop: Sequence[int], incoming: Incoming | None = None) -> Exercise:
         """The first part of `close`: all but the step of descent. Until `finish`, no forecast can be made under the new generation.
 
         The exercise before this one may still be running; it must be finished before this one is run.
@@ -615,20 +646,44 @@ class Learner:
         slots = np.unique(cells.slot)
         before = scale.Change(slots, self.learnt[slots])
         behind = [*self.generations.values()][-2:][0]  # the newest may still be learnt: what is anchored now does not wait for it
+        if self.versions[-1][0] in [*self.generations][-1:]:
+            behind = self.generations[self.versions[-1][0]]  # it was handed over, and so were the anchors
         for wave in waves(cells.slot):
             self._take(Cells(*(c[wave] for c in cells)), behind)
-        whole = self._lesson(cells if self.taught else Cells(*(c[:0] for c in cells)), salt)
+        whole = self._lesson(cells if self.taught and incoming is None else Cells(*(c[:0] for c in cells)), salt)
         decisions = [*self._drifted(), *self._decide(slots)]
         self.others.settle()
         self.pool.updates += 1
-        self.generations[instant] = self._generation(instant, None, before)
+        if incoming is not None:
+            self.pool.adopted = self.pool.updates
+        self.generations[instant] = self._generation(instant, None if incoming is None else incoming.weights.clone(), before)
+        if incoming is not None:
+            self._hand_over(incoming, instant)
         for old in drop:
             self.generations.pop(old, None)
-        return Exercise(instant, self.descent, whole, self.levels, decisions, self.taught)
+        return Exercise(instant, self.descent, whole, self.levels, decisions, self.taught, incoming)
+
+    def _hand_over(self, incoming: Incoming, instant: int) -> None:
+        """All but the weights of the descent, which may still be learning: see `finish`."""
+        m = self.memory
+        slots = np.flatnonzero(m["live"] & (m["closed_newest"] > NEVER))
+        then, oldest = self.generations[instant], min(self.generations)
+        while len(self.stagings) > 1 and self.stagings[1].instant <= oldest:  # whoever comes now takes a later one
+            del self.stagings[0]
+        if self.taught:
+            truncation = self.config.truncation
+            made = stage(m, self.series(slots), self._network_of(then), self.form, instant=instant, truncation=truncation)
+            self.stagings.append(made)
+        self.replay.clear()  # its rows have carries of the former weights
+        self.waiting.clear()
+        self.drift = self._drift()
+        self.versions = [*self.versions[-VERSIONS:], (instant, incoming.version)]
 
     def finish(self, exercise: Exercise) -> list[Decision]:
         """The last part of `close`, once the exercise has run: its generation may be forecast under."""
         outcome, chains = exercise.outcome, len(exercise.whole.lengths)
+        if exercise.incoming is not None:
+            self._put_in(exercise.incoming)
         self.generations[exercise.instant].weights = self.descent.average.clone()
         self._chain = hashlib.sha256(f"{self._chain} {exercise.instant} {outcome}".encode()).hexdigest()
         if outcome is None:
@@ -638,6 +693,17 @@ class Learner:
             return exercise.decisions
         numbers = {"loss": str(outcome.loss), "gradient_norm": str(outcome.norm), "chains": chains}
         return [Decision(outcome.kind, outcome.cause, numbers), *exercise.decisions]
+
+    def _put_in(self, incoming: Incoming) -> None:
+        """Go on learning from these weights."""
+        descent, self.version = self.descent, incoming.version
+        for mine in (descent.weights, descent.average, descent.good[0]):
+            mine.copy_(incoming.weights)
+        if incoming.moments is not None:
+            for mine, theirs in zip([*descent.moments, *descent.good[1:]], [*incoming.moments] * 2, strict=True):
+                mine.copy_(theirs)
+        descent.bad, descent.steps = 0, max(descent.steps, descent.settled)
+        self._chain = hashlib.sha256(f"{self._chain} {incoming.version}".encode()).hexdigest()
 
     def _take(self, cells: Cells, behind: Generation) -> None:
         """One closed cell of each series: what it says of scales, naive errors, evidence and widths."""
@@ -749,6 +815,7 @@ class Learner:
             mine.copy_(theirs)
         self.descent.bad, self.descent.steps = 0, max(trained.steps, self.descent.settled)
         self.version = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:16]
+        self.versions, self.stagings = [(START, self.version)], []
         m, fresh = self.memory, Pool.new(self.config.horizon, self.config.levels)
         m["evidence"][:], m["evidence_count"][:], m["loss"][:], m["losses"][:], m["issued"][:] = 0, 0, 0, 0, False
         self.pending.drop(np.arange(self.pending.count))
@@ -830,9 +897,12 @@ class Learner:
         if self.form.known.number:
             groups["outlooks"] = self.outlooks.state()
         groups |= {f"generation {at}": generation.state() for at, generation in self.generations.items()}
+        groups |= {f"staging {staging.instant}": staging.state() for staging in self.stagings}
         arrays = {f"{group}/{name}": array for group, columns in groups.items() for name, array in columns.items()}
         rest = {
             "version": self.version,
+            "versions": self.versions,
+            "stagings": [staging.instant for staging in self.stagings],
             "chain": self._chain,
             "descent": self.descent.counts(),
             "replay": self.replay.put,
@@ -866,6 +936,8 @@ class Learner:
                 at: Generation.load(at, updates, relative, groups[f"generation {at}"], self.device, self.lean)
                 for at, updates, relative in rest["generations"]
             }
+            self.stagings = [Staging.load(at, groups[f"staging {at}"]) for at in rest["stagings"]]
+            self.versions = [(since, version) for since, version in rest["versions"]]
         except (KeyError, ValueError, RuntimeError) as error:
             raise snapshot.SnapshotDamaged(f"the snapshot does not fit these settings: {error}") from error
         self.version, self._chain = rest["version"], rest["chain"]

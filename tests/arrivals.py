@@ -38,9 +38,11 @@ class Stream:
     slots: np.ndarray | None = None  # of the series; as they stand unless said
     covariates: np.ndarray | None = None  # (steps and more, series, K): told with each sample, and so far ahead
     told_ahead: int = 0  # steps
+    handed: dict = field(default_factory=dict)  # Incoming by the row whose closing hands it over
     learner: Learner = None
     said: dict = field(default_factory=dict)  # (series, cell) -> everything issued and scored there, as bytes
     steps: dict = field(default_factory=dict)  # (series, cell) -> (point, quantiles, by, reason)
+    parts: dict = field(default_factory=dict)  # (series, cell) -> what every expert said
     decisions: list = field(default_factory=list)
     begun: object = None  # what is being learnt, beside arrivals that do not need it
 
@@ -86,6 +88,7 @@ class Stream:
         step = self.learner.arrive(cells, generation=generation, woken=np.zeros(len(series), bool))
         for k, (s, r) in enumerate(zip(series.tolist(), rows.tolist(), strict=True)):
             self.said[s, r] = b"".join(a[k].tobytes() for a in step)
+            self.parts[s, r] = step.parts[k]
             self.steps[s, r] = (step.point[k], step.quantiles[k], step.by[k], step.reason[k])
         self.last = step
 
@@ -109,7 +112,7 @@ class Stream:
         older = [g for g in self.kept if g <= self.closed - self.disorder - 3]
         drop = older[:-1]
         self.kept = [g for g in self.kept if g not in drop]
-        begun = self.learner.begin(cells, instant=self.closed, drop=drop)
+        begun = self.learner.begin(cells, instant=self.closed, drop=drop, incoming=self.handed.get(row))
         self.settle()
         self.begun = begun
         if not beside:

@@ -155,9 +155,9 @@ def test_values_to_come_do_not_reach_what_is_said_before_them(reference, cut, se
 class LearnsFromArrivals(Learner):
     """A planted leak: learning reads the values as they arrived, those not closed yet included."""
 
-    def begin(self, closing, *, instant, drop):
+    def begin(self, closing, **kwargs):
         self.memory["closed"][:, : self.memory["ring"].shape[1]] = self.memory["ring"]
-        return super().begin(closing, instant=instant, drop=drop)
+        return super().begin(closing, **kwargs)
 
 
 class ScalesAtArrival(Learner):

@@ -1,0 +1,105 @@
+"""Other weights in the middle of a stream: the carries that go with them, made from what rings remember, and given to each series at its
+own first cell under them.
+
+Letters: N series, M members, D hidden units, P weights.
+
+At a learning instant the new weights take the old ones' place. Carries that the old ones have left mean nothing to them, so each series'
+values of late are read anew: for learning at once (anchors), for arrivals into a *staging*, since their cells belong to generations and one
+that comes late may still ask for the old weights. A series takes its carries from there at its first cell whose generation has the new
+weights, whatever partitions did meanwhile: all of it is a function of event time, as learning is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models import lesson
+from models.batch import rows as padded
+from models.carry import NEVER, Memory
+from models.inputs import LAGS, Shape
+from models.network import Ensemble
+
+SIDE = 256  # series whose values are read anew at once
+DEPTH = 64  # dilated steps: more than any ring holds
+
+
+class Incoming(NamedTuple):
+    """What is to serve, and to go on learning, from an instant on."""
+
+    version: str
+    weights: Tensor  # (P,) float32
+    moments: Tensor | None  # (2, P) of the rule of descent; None: those that there are go on
+
+
+@dataclass
+class Staging:
+    """Carries under the weights that have come at `instant`, of series that have not come to a cell under them yet."""
+
+    instant: int
+    slot: np.ndarray  # (N,) ascending
+    until: np.ndarray  # (N,) newest cell that was read
+    carry: np.ndarray  # (N, LAGS, 2M, D) float16, by cell % LAGS
+    carried: np.ndarray  # (N, LAGS) the cell after which that carry was; NEVER: none
+    left: np.ndarray  # (N,) bool: not taken yet
+
+    def find(self, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Of (K,) slots: which (indices) have something here, and where."""
+        at = np.minimum(np.searchsorted(self.slot, slot), max(len(self.slot) - 1, 0))
+        mine = np.flatnonzero((self.slot[at] == slot) & self.left[at]) if len(self.slot) else np.zeros(0, np.int64)
+        return mine, at[mine]
+
+    def forget(self, slots: np.ndarray) -> None:
+        self.left[self.find(slots)[1]] = False
+
+    def state(self) -> dict[str, np.ndarray]:
+        left = self.left
+        return {name: getattr(self, name)[left] for name in ("slot", "until", "carry", "carried")}
+
+    @classmethod
+    def load(cls, instant: int, columns: dict[str, np.ndarray]) -> Staging:
+        """The inverse of `state`."""
+        kept = {name: columns[name].copy() for name in ("slot", "until", "carry", "carried")}
+        return cls(instant, left=np.ones(len(kept["slot"]), bool), **kept)
+
+
+def stage(memory: Memory, of: lesson.Series, ensemble: Ensemble, form: Shape, *, instant: int, truncation: int) -> Staging:
+    """Carries of series (N,; slots ascending) from nothing over their closed values, and their anchors where learning wants them."""
+    m, slots = memory, of.slot
+    m["anchor"][slots], m["anchored"][slots] = 0, NEVER
+    until = m["closed_newest"][slots].copy()
+    made = Staging(instant, slots, until, m["anchor"][slots].copy(), m["anchored"][slots].copy(), np.ones(len(slots), bool))
+    phases = np.arange(LAGS)
+    for at in range(0, len(slots), SIDE):
+        part = lesson.Series(*(column[at : at + SIDE] for column in of))
+        each = lesson.Series(*(column.repeat(LAGS, 0) for column in part))
+        newest = (until[at : at + SIDE, None] - phases).ravel()
+        for end, carry, carried in (
+            (newest - 1 - LAGS * truncation, m["anchor"], m["anchored"]),
+            (newest, made.carry, made.carried),  # goes on from the anchors
+        ):
+            chain, cell, after = walk(m, each, end, ensemble, form)
+            row = each.slot[chain] if carry is m["anchor"] else at + chain // LAGS
+            carry[row, cell % LAGS], carried[row, cell % LAGS] = after, cell
+        stood = made.carried[at : at + SIDE] == NEVER  # nothing has been observed since the anchor
+        made.carry[at : at + SIDE][stood] = m["anchor"][part.slot][stood]
+        made.carried[at : at + SIDE][stood] = m["anchored"][part.slot][stood]
+    return made
+
+
+def walk(memory: Memory, of: lesson.Series, end: np.ndarray, ensemble: Ensemble, form: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Chains from their anchors to these cells (N,): which of them have a step, the last one's cell, the carry (2M, D) after it."""
+    whole, origins = lesson.chains(memory, of, end, depth=DEPTH, origins=1, form=form)
+    starts, device = whole.lengths.cumsum() - whole.lengths, next(ensemble.parameters()).device
+    after = np.zeros(whole.carry.shape, np.float16)
+    for length in np.unique(whole.lengths):
+        rows = np.flatnonzero(whole.lengths == length)
+        x = whole.x[starts[rows][:, None] + np.arange(length)]
+        with torch.no_grad():
+            _, carry = ensemble(padded(x, device), padded(whole.carry[rows], device))
+        after[rows] = carry[: len(rows)].cpu().numpy()
+    return origins.asked, origins.cell, after
