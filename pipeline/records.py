@@ -21,6 +21,7 @@ SECOND = 1_000_000  # microseconds
 Reason = Literal[
     "not_json", "schema", "empty", "not_finite", "no_time", "bad_time", "future", "bad_key", "too_large", "corrupt", "too_many_series"
 ]
+REASONS: tuple[Reason, ...] = get_args(Reason)
 Expert = Literal["lstm", "gru", "elman", "jordan", "mixture", "linear", "seasonal_naive", "last_value"]
 Baseline = Literal["seasonal_naive", "last_value"]
 

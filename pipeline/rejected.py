@@ -57,7 +57,7 @@ def rejection_message(
         "reason": rejection.reason,
         "stage": stage,
         "message": rejection.message,
-        "attempt": "1",
+        "attempt": str(attempts(raw.headers if raw is not None else ()) + 1),
         "version": version,
     }
     key, value, own = (raw.key, raw.value, untouched(raw.headers)) if raw is not None else (None, None, ())
@@ -74,6 +74,19 @@ def rejection_message(
         own = ()
     headers = (*own, *((header, text(said)) for header, said in msgspec.to_builtins(Errors(**told)).items()))
     return Message("rejected", key, value, name, raw.stamp if raw is not None else 0, headers)
+
+
+def attempts(headers: Sequence[tuple[str, bytes]]) -> int:
+    """How often a record has been rejected before, as whoever sent it again says.
+
+    >>> attempts([(OURS + "attempt", b"2")]), attempts([]), attempts([(OURS + "attempt", b"many")])
+    (2, 0, 0)
+    """
+    said = next((value for name, value in headers if name == OURS + "attempt"), b"0")
+    return int(said) if said.isdigit() and len(said) <= ATTEMPT_DIGITS else 0
+
+
+ATTEMPT_DIGITS = 9  # a header may say anything
 
 
 def untouched(headers: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:

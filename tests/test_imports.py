@@ -42,6 +42,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/dump.py": NOUNS | PLAIN | {"pipeline.files"},
     "pipeline/publish.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.topics"},
     "pipeline/topics.py": NOUNS | KAFKA,
+    "pipeline/resend.py": NOUNS | KAFKA | {"pipeline.topics"},
     "pipeline/configure.py": NOUNS | {"models", "msgspec", "pipeline.registry"},
     "pipeline/store.py": {"fsspec"},
     "pipeline/registry.py": NOUNS | {"msgspec", "safetensors", "pipeline.store"},
