@@ -20,7 +20,7 @@ import yaml
 
 from pipeline.decode import Observation
 from pipeline.records import DecisionRecord, Forecast, Late, LeadForecast, Pointer, Score, Status
-from pipeline.rejected import Errors
+from pipeline.rejected import ATTEMPT, Errors
 from pipeline.settings import VERSIONS, Output
 from pipeline.topics import Wanted, event_type, wanted
 
@@ -385,10 +385,12 @@ TRACE = {"type": "string", "description": "W3C trace context of the sample that 
 
 
 def traced() -> Schema:
-    return {
-        "type": "object",
-        "properties": {"traceparent": TRACE | {"description": "W3C trace context; it goes on to what the sample causes."}},
+    """The headers of a record of the input that are looked at."""
+    fields = {
+        "traceparent": {"type": "string", "description": "W3C trace context; it goes on to what the sample causes."},
+        ATTEMPT: {"type": "string", "pattern": "^[0-9]+$", "description": "How often it has been rejected, of one that was sent again."},
     }
+    return {"type": "object", "properties": fields}
 
 
 def cloud_event(kind: str) -> Schema:

@@ -596,7 +596,7 @@ def replay_rejected(
     assign: Assign = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Send rejected records again, as they were: key, value, headers, time, to the partition that they came from. Each once a run.
+    """Send rejected records again, as they were: key, value, headers, to the partition that they came from. Each once a run.
 
     They are judged again, by the settings and the clocks of today: what is behind by now goes to the late topic.
 
@@ -608,7 +608,10 @@ def replay_rejected(
         from pipeline import resend
         from pipeline.settings import kafka_options
 
-        found = resend.resend(kafka_options(settings), place, chosen, application=settings.application, to=to, dry_run=dry_run)
+        found = resend.resend(
+            kafka_options(settings), place, chosen,
+            application=settings.application, to=to, dry_run=dry_run, timed=settings.input.at == "record",
+        )  # fmt: skip
         if as_json:
             print_json({"topic": place, "to": to, "dry_run": dry_run, **vars(found)})
         else:

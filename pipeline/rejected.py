@@ -11,6 +11,7 @@ import msgspec
 from pipeline.records import Message, Raw, Reason, Rejection, Source, identity, means, shaped
 
 OURS = "__tidecast.errors."
+ATTEMPT = OURS + "attempt"
 EXPLANATION_BYTES = 1_000  # of the message for a person
 # Of keys and of headers. A broker takes 1,048,588 bytes a record unless told otherwise: the largest value that is kept
 # (512 KiB), key and headers must fit in there together, or a single record could stop us for ever.
@@ -79,10 +80,10 @@ def rejection_message(
 def attempts(headers: Sequence[tuple[str, bytes]]) -> int:
     """How often a record has been rejected before, as whoever sent it again says.
 
-    >>> attempts([(OURS + "attempt", b"2")]), attempts([]), attempts([(OURS + "attempt", b"many")])
+    >>> attempts([(ATTEMPT, b"2")]), attempts([]), attempts([(ATTEMPT, b"many")])
     (2, 0, 0)
     """
-    said = next((value for name, value in headers if name == OURS + "attempt"), b"0")
+    said = next((value for name, value in headers if name == ATTEMPT), b"0")
     return int(said) if said.isdigit() and len(said) <= ATTEMPT_DIGITS else 0
 
 

@@ -15,14 +15,13 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
 
 from pipeline.quantities import plain
 from pipeline.records import rfc3339, stamp_us
-from pipeline.rejected import OURS, untouched
+from pipeline.rejected import ATTEMPT, OURS, untouched
 from pipeline.topics import ANSWER_MS, anybody
 
 SILENCE_SECONDS = 25.0  # without news while reading
 TRANSACTION_RECORDS = 1_000  # those who read the input wait for the end of a transaction: some 100 ms
 TRANSACTION_BYTES = 8 << 20  # the client itself has no limit
 ANSWER_SECONDS = 20.0
-ATTEMPT = OURS + "attempt"
 
 
 class ResendError(Exception):
@@ -159,8 +158,11 @@ class Sent:
     left: list[dict[str, Any]] = field(default_factory=list)
 
 
-def resend(options: Mapping[str, Any], topic: str, choice: Choice, *, application: str, to: str | None, dry_run: bool) -> Sent:
+def resend(options: Mapping[str, Any], topic: str, choice: Choice, *, application: str, to: str | None, dry_run: bool, timed: bool) -> Sent:
     """What is chosen goes to where it came from, or to `to`; what cannot is left, and told. Raises ResendError.
+
+    `timed`: with the Kafka timestamp that it had, for who reads event times from there. Anywhere else an old one would do harm: a broker
+    deletes a segment whose records are all older than the topic's retention, read or not.
 
     Everything up to the end of the topic as it is at the start, each record once: what is rejected again meanwhile lies behind.
     """
@@ -180,7 +182,8 @@ def resend(options: Mapping[str, Any], topic: str, choice: Choice, *, applicatio
                 out.repeats += 1
             else:
                 done.add(came)
-                outbox.put(one, to or came[0], came[1] if to in (None, came[0]) and came[1] in partitions.of(came[0]) else None)
+                partition = came[1] if to in (None, came[0]) and came[1] in partitions.of(came[0]) else None
+                outbox.put(one, to or came[0], partition, timed=timed)
         outbox.commit()
         out.sent = outbox.sent
     return out
@@ -212,13 +215,13 @@ class Outbox:
         self._records = 0
         self.sent = 0
 
-    def put(self, one: Kept, topic: str, partition: int | None) -> None:
-        """To the partition that it was in, or, elsewhere, to that of its key; with the time that it had."""
+    def put(self, one: Kept, topic: str, partition: int | None, *, timed: bool) -> None:
+        """Without a partition, to that of its key."""
         if self._producer is not None:
             if not self._records:
                 self._producer.begin_transaction()
             headers = [*one.headers, (ATTEMPT, one.told.get("attempt", "1").encode())]
-            stamp = int(one.told["timestamp"]) if one.told.get("timestamp", "").isdecimal() else None
+            stamp = int(one.told["timestamp"]) if timed and one.told.get("timestamp", "").isdecimal() else None
             sent = self._producer.send(topic, key=one.key, value=one.value, headers=headers, partition=partition, timestamp_ms=stamp)
             size = len(one.key or b"") + len(one.value or b"")
             self._waiting.append((sent, topic, size))
@@ -270,10 +273,10 @@ def sending(options: Mapping[str, Any], application: str, *, dry_run: bool) -> I
         producer.init_transactions()
         yield outbox
     except (errors.KafkaError, ResendError) as error:
-        outbox.abort()
         before = f"; {outbox.sent:,} records had been sent by then, and are committed" if outbox.sent else ""
         raise ResendError(f"{said(error, name)}{before}") from error
     finally:
+        outbox.abort()
         producer._sender.force_close()  # noqa: SLF001 - what is not committed must not be waited for
         with suppress(errors.KafkaError):
             producer.close(timeout=1)

@@ -22,7 +22,14 @@ from tests.instances import hanging
 
 pytestmark = pytest.mark.kafka
 STAMP = 1_767_225_600_000  # ms, of what is rejected
-BAD = b'{"series": "pump", "at": 5, "value": 1}'
+
+
+def bad(offset):
+    return b'{"series": "pump", "at": 5, "value": %d}' % offset
+
+
+def offsets(messages):
+    return [json.loads(m.value())["value"] for m in messages]
 
 
 class Application:
@@ -35,7 +42,8 @@ class Application:
         topics.apply({"bootstrap_servers": [kafka]}, wanted, replication=1)
         self.producer = Producer({"bootstrap.servers": kafka, "linger.ms": 5})
 
-    def reject(self, offset, value=BAD, key=b"pump", *, reason="schema", headers=(), topic=None, series=None, partition=1, max_bytes=1_000):
+    def reject(self, offset, value=..., key=b"pump", *, reason="schema", headers=(), topic=None, series=None, partition=1, max_bytes=1_000):
+        value = bad(offset) if value is ... else value
         raw = Raw(offset, (STAMP + offset) * 1_000, key, value, headers)
         source = Source(topic or self.input, partition)
         made = rejection_message(
@@ -82,15 +90,23 @@ def place(kafka, name):
     return Application(kafka, name)
 
 
-def test_a_record_goes_back_to_its_partition_with_its_key_value_headers_and_time(place):
+def test_a_record_goes_back_to_its_partition_with_its_key_value_and_headers(place):
     place.reject(7, headers=[("ce_id", b"1"), ("trace", b"\x00\xff"), ("trace", b"again")], key=b"\xffkey")
     found = place.run("replay")
 
     assert (found["matching"], found["sent"], found["repeats"], found["left"]) == (1, 1, 0, [])
     [message] = place.read()
-    assert (message.key(), message.value(), message.partition()) == (b"\xffkey", BAD, 1)
-    assert message.timestamp()[1] == STAMP + 7
+    assert (message.key(), message.value(), message.partition()) == (b"\xffkey", bad(7), 1)
+    assert abs(message.timestamp()[1] / 1e3 - time.time()) < 60
     assert message.headers() == [("ce_id", b"1"), ("trace", b"\x00\xff"), ("trace", b"again"), (OURS + "attempt", b"1")]
+
+
+def test_it_has_the_time_that_it_had_where_that_is_the_time_of_the_event(kafka, place):
+    lasting = f"{place.name}.lasting"  # else a broker deletes at once what seems to be months old
+    topics.apply({"bootstrap_servers": [kafka]}, [topics.Wanted(lasting, 1, {"retention.ms": "-1"})], replication=1)
+    place.reject(7)
+    place.run("replay", "--to", lasting, "--set", "input.at=record")
+    assert [m.timestamp()[1] for m in place.read(lasting)] == [STAMP + 7]
 
 
 def test_what_is_rejected_again_says_how_often_that_has_been(place):
@@ -115,7 +131,7 @@ def test_each_record_is_sent_once_however_many_of_its_observations_were_rejected
     found = place.run("replay")
 
     assert (found["matching"], found["sent"], found["repeats"]) == (4, 2, 2)
-    assert [m.timestamp()[1] - STAMP for m in place.read()] == [7, 8]
+    assert offsets(place.read()) == [7, 8]
 
 
 def test_what_comes_while_it_runs_is_left_for_the_next_run(place):
@@ -176,16 +192,16 @@ def test_they_are_chosen_by_reason_by_topic_and_by_when_they_were_rejected(place
     time.sleep(0.1)
     place.reject(4)
 
-    def offsets(*arguments):
+    def listed(*arguments):
         return sorted(one["from"]["offset"] for one in place.run("list", *arguments)["records"])
 
-    assert offsets() == [1, 2, 3, 4]
-    assert offsets("--reason", "schema") == [1, 3, 4]
-    assert offsets("--reason", "schema", "--topic", other) == [3]
-    assert offsets("--since", moment) == [4]
-    assert offsets("--since", "1h") == [1, 2, 3, 4]
+    assert listed() == [1, 2, 3, 4]
+    assert listed("--reason", "schema") == [1, 3, 4]
+    assert listed("--reason", "schema", "--topic", other) == [3]
+    assert listed("--since", moment) == [4]
+    assert listed("--since", "1h") == [1, 2, 3, 4]
     assert place.run("replay", "--reason", "bad_time")["sent"] == 1
-    assert [m.timestamp()[1] - STAMP for m in place.read()] == [2]
+    assert offsets(place.read()) == [2]
 
 
 def test_elsewhere_the_key_says_which_partition(place):
@@ -235,7 +251,7 @@ def test_many_are_sent_in_several_transactions(place, monkeypatch):
     for offset in range(35):
         place.reject(offset)
     assert place.run("replay")["sent"] == 35
-    assert [m.timestamp()[1] - STAMP for m in place.read()] == list(range(35))
+    assert offsets(place.read()) == list(range(35))
     assert hanging(place.kafka, place.input) == []
 
 
@@ -244,12 +260,12 @@ def test_where_one_cannot_be_sent_its_transaction_is_undone_and_what_went_before
     small = f"{place.name}.small"
     topics.apply({"bootstrap_servers": [place.kafka]}, [topics.Wanted(small, 1, {"max.message.bytes": "2000"})], replication=1)
     for offset in range(4):
-        place.reject(offset, value=random_bytes(5_000) if offset == 3 else BAD, max_bytes=10_000)
+        place.reject(offset, value=random_bytes(5_000) if offset == 3 else bad(offset), max_bytes=10_000)
     said = place.run("replay", "--to", small, code=1)
 
     assert f"{small} takes no record of 5,004 bytes: raise its max.message.bytes" in said
     assert "2 records had been sent by then, and are committed" in said
-    assert [m.timestamp()[1] - STAMP for m in place.read(small)] == [0, 1]
+    assert offsets(place.read(small)) == [0, 1]
     assert hanging(place.kafka, small) == []
 
 
@@ -265,8 +281,8 @@ def test_of_two_at_once_the_first_says_that_another_one_has_begun(place, monkeyp
     met, go_on = threading.Event(), threading.Event()
     honest = resend.Outbox.put
 
-    def slow(self, *arguments):
-        honest(self, *arguments)
+    def slow(self, *where, timed):
+        honest(self, *where, timed=timed)
         if threading.current_thread() is first:
             met.set()
             assert go_on.wait(30)
@@ -282,7 +298,25 @@ def test_of_two_at_once_the_first_says_that_another_one_has_begun(place, monkeyp
 
     assert "another `rejected replay` of this application has begun" in said[0]
     assert second["sent"] == 3
-    assert [m.timestamp()[1] - STAMP for m in place.read()] == [0, 1, 2]
+    assert offsets(place.read()) == [0, 1, 2]
+    assert hanging(place.kafka, place.input) == []
+
+
+def test_an_interruption_leaves_nothing_half_done(place, monkeypatch):
+    for offset in range(3):
+        place.reject(offset)
+    honest = resend.Outbox.put
+
+    def interrupted(self, one, *where, timed):
+        honest(self, one, *where, timed=timed)
+        if one.offset == 1:
+            self._producer.flush()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(resend.Outbox, "put", interrupted)
+    place.run("replay", code=130)
+    assert len(place.read(isolation="read_uncommitted")) == 2
+    assert place.read() == []
     assert hanging(place.kafka, place.input) == []
 
 

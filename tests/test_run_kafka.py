@@ -227,13 +227,14 @@ PARTS = (
     {0: range(35, 50), 1: range(35, 50), 2: range(40, 50)},
 )
 # Before the last part: what cannot be used, and what comes days too late.
+AGAIN = [("trace", b"kept"), ("__tidecast.errors.attempt", b"1")]  # as `rejected replay` sends it
 ODD = (b"{broken", b'{"series": "meter-0", "at": "yesterday", "value": 1}', Sample("meter-0", BEGIN, 1.0).json())
 
 
 def append_odd(bootstrap: str, topic: str) -> None:
     producer = Producer({"bootstrap.servers": bootstrap})
     for value in ODD:
-        producer.produce(topic, key="meter-0", value=value, partition=0, headers=[("trace", b"kept")])
+        producer.produce(topic, key="meter-0", value=value, partition=0, headers=AGAIN)
     assert producer.flush(30) == 0
 
 
@@ -264,6 +265,10 @@ def test_a_run_in_which_a_partition_fell_idle_and_came_back_is_repeated_byte_for
         messages = committed(kafka, f"{name}.{schema.removesuffix('.headers')}")
         assert messages, schema
         assert agreed.faults(schema, messages) == [], schema
+    told = [dict(r.headers) for r in committed(kafka, f"{name}.rejected.v1")]
+    assert [(h["__tidecast.errors.reason"], h["__tidecast.errors.attempt"], h["trace"]) for h in told] == [
+        (b"not_json", b"2", b"kept"), (b"bad_time", b"2", b"kept"),
+    ]  # fmt: skip
 
     topic = dump(kafka, tidecast.topic, tmp_path / "topic.ndjson")
     decisions = dump(kafka, f"{name}.decisions.v1", tmp_path / "decisions.ndjson")
