@@ -266,8 +266,6 @@ def sending(options: Mapping[str, Any], application: str, *, dry_run: bool) -> I
         producer = KafkaProducer(**options, **OPTIONS, transactional_id=name)
     except errors.KafkaError as error:
         raise nobody(options) from error
-    # A producer whose epoch is refused would ask for a new one by itself, in the middle of our transaction
-    producer._transaction_manager._api_version = (2, 4)  # noqa: SLF001 - before that was possible
     outbox = Outbox(producer)
     try:
         producer.init_transactions()

@@ -95,8 +95,12 @@ def test_a_record_goes_back_to_its_partition_with_its_key_value_and_headers(plac
     found = place.run("replay")
 
     assert (found["matching"], found["sent"], found["repeats"], found["left"]) == (1, 1, 0, [])
-    [message] = place.read()
-    assert (message.key(), message.value(), message.partition()) == (b"\xffkey", bad(7), 1)
+    place.reject(8, partition=0, key=b"\xffkey")
+    place.reject(9, partition=2, key=b"\xffkey")
+    assert place.run("replay", "--since", "1h")["sent"] == 3
+    assert sorted({(m.partition(), m.value()) for m in place.read()}) == [(0, bad(8)), (1, bad(7)), (2, bad(9))]
+    message = next(m for m in place.read() if m.partition() == 1)
+    assert (message.key(), message.value()) == (b"\xffkey", bad(7))
     assert abs(message.timestamp()[1] / 1e3 - time.time()) < 60
     assert message.headers() == [("ce_id", b"1"), ("trace", b"\x00\xff"), ("trace", b"again"), (OURS + "attempt", b"1")]
 
@@ -134,14 +138,22 @@ def test_each_record_is_sent_once_however_many_of_its_observations_were_rejected
     assert offsets(place.read()) == [7, 8]
 
 
-def test_what_comes_while_it_runs_is_left_for_the_next_run(place):
+def test_what_comes_while_it_runs_is_left_for_the_next_run(place, monkeypatch):
     """Into the very topic that is read: without an end that is fixed at the start it would never end."""
+    monkeypatch.setattr(resend, "TRANSACTION_RECORDS", 2)
     for offset in range(5):
         place.reject(offset)
     found = place.run("replay", "--to", place.rejected)
 
     assert (found["matching"], found["sent"]) == (5, 5)
     assert len(place.read(place.rejected)) == 10
+
+
+def test_a_fetch_that_brings_more_than_there_was_at_the_start_is_cut(place, monkeypatch):
+    for offset in range(5):
+        place.reject(offset)
+    monkeypatch.setattr(resend.KafkaConsumer, "end_offsets", lambda self, partitions: {p: 3 if p.partition == 0 else 0 for p in partitions})
+    assert place.run("list")["matching"] == 3
 
 
 def test_what_was_not_kept_whole_is_named_and_left(place):
@@ -275,29 +287,41 @@ def random_bytes(count):
     return random.Random(0).randbytes(count)
 
 
-def test_of_two_at_once_the_first_says_that_another_one_has_begun(place, monkeypatch):
+def test_of_two_at_once_the_first_says_that_another_one_has_begun_and_leaves_it_in_peace(place, monkeypatch):
     for offset in range(3):
         place.reject(offset)
-    met, go_on = threading.Event(), threading.Event()
+    reached = {name: threading.Event() for name in ("first", "second")}
+    go_on = {name: threading.Event() for name in reached}
     honest = resend.Outbox.put
 
-    def slow(self, *where, timed):
-        honest(self, *where, timed=timed)
-        if threading.current_thread() is first:
-            met.set()
-            assert go_on.wait(30)
+    def slow(self, one, *where, timed):
+        honest(self, one, *where, timed=timed)
+        if one.offset == 2:
+            reached[threading.current_thread().name].set()
+            assert go_on[threading.current_thread().name].wait(60)
 
-    said = []
+    said = {}
+
+    def send():
+        options = {"bootstrap_servers": [place.kafka]}
+        try:
+            found = resend.resend(
+                options, place.rejected, resend.Choice(), application=place.name, to=None, dry_run=False, timed=False
+            )  # fmt: skip
+            said[threading.current_thread().name] = found.sent
+        except resend.ResendError as error:
+            said[threading.current_thread().name] = str(error)
+
     monkeypatch.setattr(resend.Outbox, "put", slow)
-    first = threading.Thread(target=lambda: said.append(place.run("replay", code=1)))
-    first.start()
-    assert met.wait(30)
-    second = place.run("replay")
-    go_on.set()
-    first.join(60)
+    threads = [threading.Thread(target=send, name=name) for name in reached]
+    for thread in threads:
+        thread.start()
+        assert reached[thread.name].wait(60)
+    for thread in threads:
+        go_on[thread.name].set()
+        thread.join(60)
 
-    assert "another `rejected replay` of this application has begun" in said[0]
-    assert second["sent"] == 3
+    assert said == {"first": "another `rejected replay` of this application has begun", "second": 3}
     assert offsets(place.read()) == [0, 1, 2]
     assert hanging(place.kafka, place.input) == []
 
