@@ -19,7 +19,7 @@ from pipeline.rejected import ATTEMPT, OURS, untouched
 from pipeline.topics import ANSWER_MS, anybody
 
 SILENCE_SECONDS = 25.0  # without news while reading
-TRANSACTION_RECORDS = 1_000  # those who read the input wait for the end of a transaction: some 100 ms
+TRANSACTION_RECORDS = 1_000  # those who read the input wait for the end of a transaction: some 300 ms
 TRANSACTION_BYTES = 8 << 20  # the client itself has no limit
 ANSWER_SECONDS = 20.0
 
