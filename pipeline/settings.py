@@ -54,9 +54,8 @@ from pipeline.quantities import (
 from pipeline.records import SECOND
 
 KINDS = ("forecasts", "scores", "late", "rejected", "models", "decisions", "status", "commits")  # our topics: <prefix>.<kind>.v1
-VERSIONS = dict.fromkeys(
-    KINDS, 1
-)  # of what is in them; a message that old readers do not understand is another topic's, with the next number
+# Of what is in them: a message that old readers would not understand is another topic's, whose name ends in the next number.
+VERSIONS = dict.fromkeys(KINDS, 1)
 SECRETS = ("kafka.sasl_password", "kafka.tls_key_password")  # never in a file of settings, on a command line, or shown
 MOST_COVARIATES = 32  # each takes 5 KB a series, one known ahead twice that and more
 HOUR = 3_600 * SECOND
