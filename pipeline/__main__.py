@@ -16,6 +16,7 @@ import typer
 
 if TYPE_CHECKING:
     from pipeline.registry import Because, Move, Registry
+    from pipeline.resend import Choice
     from pipeline.settings import Settings
 
 app = typer.Typer(
@@ -32,6 +33,8 @@ app.add_typer(broker_app, name="broker")
 models_app = typer.Typer(help="Versions of the model: what is there, and which one is champion.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 app.add_typer(models_app, name="models")
+rejected_app = typer.Typer(help="Records that could not be used: looked at, and sent again.", no_args_is_help=True)
+app.add_typer(rejected_app, name="rejected")
 
 DONE, FAILED, WRONG_USAGE, FENCED, STATE_LOST, INTERRUPTED = 0, 1, 2, 70, 78, 130
 
@@ -81,6 +84,10 @@ def outcome(error: Exception) -> tuple[int, str] | None:
     from pipeline.store import StoreError
 
     if isinstance(error, RegistryError | StoreError):
+        return FAILED, str(error)
+    from pipeline.resend import ResendError
+
+    if isinstance(error, ResendError):
         return FAILED, str(error)
     from pipeline.operate import NAMED, told
 
@@ -513,6 +520,102 @@ def gc(
         else:
             word = "would remove" if dry_run else "removed"
             sys.stdout.write("".join(f"{word} {version}\n" for version in gone) or "nothing to remove\n")
+
+
+RejectedFor = Annotated[str | None, typer.Option("--reason", help="Only those with this reason: not_json, schema, bad_time, ...")]
+ReadFrom = Annotated[str | None, typer.Option("--topic", help="Only those that were read from this topic.")]
+Since = Annotated[str | None, typer.Option(help="Only those rejected since then: 2h (ago), or a time like 2026-01-31T08:00:00Z.")]
+
+
+def rejected_from(config: Path | None, pairs: list[str] | None, bootstrap: str | None) -> tuple[Settings, str]:
+    """The settings, of which those that say what to read are not asked for, and the rejected topic."""
+    from pipeline.settings import UNASKED, Settings
+
+    flags = {"kafka.bootstrap": bootstrap, **assigned(pairs)}
+    settings = Settings.read(config or default_config(), os.environ, flags, otherwise=UNASKED)
+    from pipeline.topics import topic
+
+    return settings, topic(settings.output.prefix, "rejected")
+
+
+def choice_of(reason: str | None, topic: str | None, since: str | None) -> Choice:
+    """Which rejected records are asked for. Raises SettingsError."""
+    import time
+
+    from pipeline.quantities import duration, instant
+    from pipeline.records import REASONS
+    from pipeline.resend import Choice
+    from pipeline.settings import SettingsError
+
+    if reason is not None and reason not in REASONS:
+        raise SettingsError(f"--reason {reason}: allowed: {', '.join(REASONS)}")
+    if since is None:
+        return Choice(reason, topic)
+    try:
+        ago = since.strip()[-1:].isalpha() and not since.strip().endswith("Z")
+        at = time.time_ns() // 1_000 - duration(since) if ago else instant(since)
+    except ValueError as error:
+        raise SettingsError(f"--since {since}: {error}") from error
+    return Choice(reason, topic, max(at // 1_000, 0))
+
+
+@rejected_app.command("list")
+def list_rejected(
+    reason: RejectedFor = None,
+    topic: ReadFrom = None,
+    since: Since = None,
+    limit: Annotated[int, typer.Option(help="How many of the newest to show; all are counted.", min=0)] = 20,
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """What could not be used, and why: all counted, the newest shown. Example: tidecast rejected list --since 2h --reason schema"""
+    with outcomes():
+        chosen = choice_of(reason, topic, since)
+        settings, place = rejected_from(config, assign, bootstrap)
+        from pipeline import resend
+        from pipeline.settings import kafka_options
+
+        found = resend.listing(kafka_options(settings), place, chosen, limit=limit)
+        if as_json:
+            print_json(found)
+        else:
+            sys.stdout.write(resend.list_text(found))
+
+
+@rejected_app.command("replay")
+def replay_rejected(
+    reason: RejectedFor = None,
+    topic: ReadFrom = None,
+    since: Since = None,
+    to: Annotated[str | None, typer.Option(help="Another topic than the one that they were read from.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Say what would be sent; send nothing.")] = False,  # noqa: FBT002
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Send rejected records again, as they were: key, value, headers, to the partition that they came from. Each once a run.
+
+    They are judged again, by the settings and the clocks of today: what is behind by now goes to the late topic.
+
+    Example: tidecast rejected replay --reason schema --since 2h --dry-run
+    """
+    with outcomes():
+        chosen = choice_of(reason, topic, since)
+        settings, place = rejected_from(config, assign, bootstrap)
+        from pipeline import resend
+        from pipeline.settings import kafka_options
+
+        found = resend.resend(
+            kafka_options(settings), place, chosen,
+            application=settings.application, to=to, dry_run=dry_run, timed=settings.input.at == "record",
+        )  # fmt: skip
+        if as_json:
+            print_json({"topic": place, "to": to, "dry_run": dry_run, **vars(found)})
+        else:
+            sys.stdout.write(resend.sent_text(found, place, dry_run=dry_run))
 
 
 Folder = Annotated[Path | None, typer.Option(help="Where the broker keeps its data.")]

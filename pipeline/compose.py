@@ -266,7 +266,7 @@ def _lead_scores(t: Told, which: list[int], columns: list[list[float]], codes: l
     """`LeadScore` of each lead as JSON, byte for byte what encoding the type gives (a test holds it)."""
     prefix = namer("forecasts", voice.application, t.series)
     digest = xxhash.xxh3_128_hexdigest
-    begins, words = _begins(t.cell, voice.step, voice.horizon), _words(voice)
+    begins, words = _begins(t.cell, voice.step, voice.horizon, voice.layout), _words(voice)
     point, error, baseline_error = (encode(column)[1:-1].split(b",") for column in columns)
     out = []
     for h in which:
@@ -279,12 +279,14 @@ def _lead_scores(t: Told, which: list[int], columns: list[list[float]], codes: l
 
 
 @lru_cache(maxsize=512)
-def _begins(cell: int, step: int, horizon: int) -> list[tuple[bytes, bytes]]:
+def _begins(cell: int, step: int, horizon: int, layout: str) -> list[tuple[bytes, bytes]]:
     """For each lead: what ends the name of the forecast that was issued then, and how its score begins."""
-    issued = [cell - k * step for k in range(1, horizon + 1)]
-    return [
-        (b",%d]" % at, b'{"lead":%d,"issued_at":"%s","forecast_id":"' % (k, instant(at).encode())) for k, at in enumerate(issued, start=1)
-    ]
+    out = []
+    for lead in range(1, horizon + 1):
+        at = cell - lead * step
+        name = b",%d,%d]" % (at, lead) if layout == "row" else b",%d]" % at
+        out.append((name, b'{"lead":%d,"issued_at":"%s","forecast_id":"' % (lead, instant(at).encode())))
+    return out
 
 
 @lru_cache(maxsize=8)

@@ -9,15 +9,15 @@ import fnmatch
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
 
 from pipeline.quantities import duration_text, plain
-from pipeline.records import COLUMNS, SECOND, Block, Raw, RawBlock, Reason, Rejection, Told, rfc3339
+from pipeline.records import COLUMNS, SECOND, Block, Raw, RawBlock, Reason, Rejection, Time, Told, means, rfc3339, shaped
 from pipeline.settings import Settings
 from pipeline.times import YEAR_10000, reader, remember
 
@@ -26,6 +26,36 @@ DEEPEST = 128  # nesting; beyond it, what a parser does depends on the stack tha
 LONGEST_ID = 512  # bytes
 ABSENT: Final = object()
 DIGITS = 4_000  # longer integers are infinite, as Python refuses to read them
+
+
+Measured = Annotated[float, msgspec.Meta(ge=-LARGEST, le=LARGEST)]
+AHEAD = {  # of an entry of `ahead`
+    "properties": {"at": {"type": "string", "format": "date-time"}},
+    "required": ["at"],
+    "additionalProperties": {"anyOf": [{"type": "number", "minimum": -LARGEST, "maximum": LARGEST}, {"type": "null"}]},
+}
+
+
+class Observation(msgspec.Struct, frozen=True, kw_only=True):
+    """One observation in the default shape, the one that is read unless `[input]` of the settings says otherwise."""
+
+    series: (
+        Annotated[str, msgspec.Meta(min_length=1, max_length=LONGEST_ID), means("At most 512 bytes of UTF-8; without it, the key says it.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    at: Annotated[Time, means("Event time, not before `time.oldest`.")]
+    value: Annotated[Measured | None, means("null: a missing observation, or none beside covariates; never zero.")]
+    covariates: (
+        Annotated[dict[str, Measured | None], means("What else is known, by the names of `input.covariates`; null: missing.")]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
+    ahead: (
+        Annotated[
+            Sequence[Annotated[dict[str, Any], shaped(**AHEAD)]],
+            means("What is known before its time, by the names of `input.ahead`, each entry with the time that it is of."),
+        ]
+        | msgspec.UnsetType
+    ) = msgspec.UNSET
 
 
 class Wrong(NamedTuple):

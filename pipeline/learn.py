@@ -383,6 +383,7 @@ class Shard:
     def status(self) -> dict[str, Any]:
         """What tables, pages and summaries show; see `tidecast.status.v1`."""
         g = self.gather
+        clock = max((q.clock for q in g.parts.values()), default=events.START)
         return {
             "application": self.spec.application,
             "ledger": g.totals(),
@@ -393,7 +394,7 @@ class Shard:
             "held": sum(len(q.held) + len(q.aside) for q in g.parts.values()),
             "idle": sum(q.idle for q in g.parts.values()),
             "watermark": g.reached if g.reached > events.START else None,
-            "clock": max((q.clock for q in g.parts.values()), default=events.START),
+            "clock": clock if clock > events.START else None,
             "published": dict(self.published),
             "learner": self.learner.summary(),
             "by_series": {name: self._series(g.names[name]) for name in self.spec.watched if name in g.names},

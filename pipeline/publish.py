@@ -25,8 +25,8 @@ from kafka.serializer import Serializer
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.metrics import Latency, Metrics
-from pipeline.records import Message, instant
-from pipeline.topics import MISSING, TopicsError, anybody, plan, topic, wanted
+from pipeline.records import Message, Status, encode, instant
+from pipeline.topics import MISSING, TopicsError, anybody, event_type, plan, topic, wanted
 
 COMMIT_SECONDS = 20.0  # a broker answers in milliseconds; past this it is away, and nothing may block longer than 30 s
 ABORT_SECONDS = 2.0  # at the end; who does not get it done leaves it to the next one, or to the transaction's own time-out
@@ -145,12 +145,9 @@ def always(kind: str, application: str) -> tuple[tuple[str, bytes], ...]:
     return (
         ("ce_specversion", b"1.0"),
         ("ce_source", f"/tidecast/{application}".encode()),
-        ("ce_type", f"io.tidecast.{SINGULAR[kind]}.v1".encode()),
+        ("ce_type", event_type(kind).encode()),
         ("content-type", b"application/json"),
     )
-
-
-SINGULAR = {"forecasts": "forecast", "scores": "score", "late": "late", "models": "model", "decisions": "decision", "status": "status"}
 
 
 class KafkaPublisher:
@@ -536,9 +533,10 @@ class Heart:
     def beat(self, status: Mapping[str, Any], *, state: str = "running") -> None:
         """Raises nothing: a status that cannot be written is one that is not seen."""
         self._beats += 1
-        value = {"application": self._application, "instance": self._instance, "beat": self._beats, "state": state, **status}
+        of = {"application": self._application, "instance": self._instance, "beat": self._beats, "state": state}
+        value = encode(Status(**{**status, **of}))
         with suppress(errors.KafkaError):
-            self._producer.send(self._topic, key=self._application.encode(), value=json.dumps(value).encode())
+            self._producer.send(self._topic, key=self._application.encode(), value=value)
 
     def close(self, status: Mapping[str, Any]) -> None:
         self.beat(status, state="stopped")

@@ -54,6 +54,8 @@ from pipeline.quantities import (
 from pipeline.records import SECOND
 
 KINDS = ("forecasts", "scores", "late", "rejected", "models", "decisions", "status", "commits")  # our topics: <prefix>.<kind>.v1
+# Of what is in them: a message that old readers would not understand is another topic's, whose name ends in the next number.
+VERSIONS = dict.fromkeys(KINDS, 1)
 SECRETS = ("kafka.sasl_password", "kafka.tls_key_password")  # never in a file of settings, on a command line, or shown
 MOST_COVARIATES = 32  # each takes 5 KB a series, one known ahead twice that and more
 HOUR = 3_600 * SECOND
@@ -436,7 +438,7 @@ def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fau
     yield from contradictions_of_covariates(settings.input, settings.series.samples)
     if settings.input.at == "record" and "input.at_format" in given:
         yield Fault(("input.at", "input.at_format"), "input.at_format: Kafka's own timestamp has none; allowed: to leave it out")
-    ours = {f"{settings.output.prefix}.{kind}.v1" for kind in KINDS}
+    ours = {f"{settings.output.prefix}.{kind}.v{VERSIONS[kind]}" for kind in KINDS}
     for topic in settings.input.topics:
         if topic in ours:  # expressions never find them
             message = f"input.topics = {topic}: a topic that is written here; allowed: others than output.prefix begins"

@@ -11,7 +11,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
-from pipeline.settings import KINDS
+from pipeline.settings import KINDS, VERSIONS
 
 MISSING = "is missing"
 UNSEEN = "is missing, or hidden from us: the user needs DESCRIBE on it, and CREATE to make it"
@@ -47,7 +47,19 @@ def topic(prefix: str, kind: str) -> str:
     >>> topic("tidecast", "forecasts")
     'tidecast.forecasts.v1'
     """
-    return f"{prefix}.{kind}.v1"
+    return f"{prefix}.{kind}.v{VERSIONS[kind]}"
+
+
+SINGULAR = {"forecasts": "forecast", "scores": "score", "late": "late", "models": "model", "decisions": "decision"}
+
+
+def event_type(kind: str) -> str:
+    """`ce_type` of what is in one of our topics.
+
+    >>> event_type("forecasts")
+    'io.tidecast.forecast.v1'
+    """
+    return f"io.tidecast.{SINGULAR[kind]}.v{VERSIONS[kind]}"
 
 
 def wanted(prefix: str, partitions: int) -> list[Wanted]:

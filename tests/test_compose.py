@@ -88,10 +88,16 @@ def test_a_score_points_to_the_forecast_it_is_about():
     assert record.scores[0].covered == [0.9]
 
 
+def test_with_a_row_for_each_lead_a_score_points_to_the_row_it_is_about():
+    rows = {lead: forecasts(step(), [told(cell=(10 - lead) * HOUR)], voice("row"))[lead - 1] for lead in (1, 2, 3)}
+    [score] = scores(step(), [told()], voice("row"), since=0)
+    assert {s.lead: s.forecast_id for s in msgspec.json.decode(score.value, type=Score).scores} == {lead: m.id for lead, m in rows.items()}
+
+
 def test_a_score_joined_from_bytes_is_what_encoding_its_type_gives():
     rng = np.random.default_rng(1)
     numbers = {name: rng.normal(size=(2, H)) * 10.0 ** rng.integers(-9, 9, (2, H)) for name in ("s_point", "s_baseline_point")}
-    codes = {name: rng.integers(0, 3, (2, H)) for name in ("s_by", "s_baseline")}
+    codes = {"s_by": rng.integers(0, 3, (2, H)), "s_baseline": rng.integers(1, 3, (2, H))}
     messages = scores(step(2, covered=rng.random((2, H, 1)) < 0.5, **numbers, **codes), [told(0, 'a"\n'), told(1, "b")], voice(), since=0)
     for message in messages:
         assert encode(msgspec.json.decode(message.value, type=Score)) == message.value

@@ -10,7 +10,7 @@ TESTS = Path(__file__).parent
 NOTICES = {TESTS / "data": "README.md", TESTS.parent / "pipeline" / "data": "NOTICE"}
 
 
-@pytest.mark.parametrize("file", [file for folder in NOTICES for file in sorted(folder.glob("*.csv.gz"))], ids=lambda file: file.name)
+@pytest.mark.parametrize("file", [file for folder in NOTICES for file in sorted(folder.glob("*.gz"))], ids=lambda file: file.name)
 def test_data_is_unmodified_and_has_a_notice(file):
     notice = (file.parent / NOTICES[file.parent]).read_text()
     assert file.name in notice

@@ -42,6 +42,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/dump.py": NOUNS | PLAIN | {"pipeline.files"},
     "pipeline/publish.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.topics"},
     "pipeline/topics.py": NOUNS | KAFKA,
+    "pipeline/resend.py": NOUNS | KAFKA | {"pipeline.topics"},
     "pipeline/configure.py": NOUNS | {"models", "msgspec", "pipeline.registry"},
     "pipeline/store.py": {"fsspec"},
     "pipeline/registry.py": NOUNS | {"msgspec", "safetensors", "pipeline.store"},
@@ -66,8 +67,9 @@ LAW = {  # the first pattern that fits a file rules it
     "models/prequential.py": {"models", "xxhash"},  # keys as the stream makes them
     "models/learner.py": {"models", "torch", "xxhash"},  # a digest at every commit
     "models/*.py": {"models", "torch", "safetensors", "river"},
+    "deploy/contracts.py": NOUNS | {"msgspec", "yaml", "pipeline.decode", "pipeline.topics"},
 }
-FILES = sorted(path.relative_to(ROOT).as_posix() for room in ("pipeline", "models") for path in (ROOT / room).rglob("*.py"))
+FILES = sorted(path.relative_to(ROOT).as_posix() for room in ("pipeline", "models", "deploy") for path in (ROOT / room).rglob("*.py"))
 
 
 def imported(tree: ast.AST) -> Iterator[str]:
@@ -117,6 +119,7 @@ def test_the_command_starts_without_anything_heavy():
         ("pipeline/registry.py", "import apache_beam"),
         ("models/frames.py", "import pandas"),
         ("models/prequential.py", "import time"),
+        ("deploy/contracts.py", "from pipeline.publish import headers"),
     ],
 )
 def test_the_table_is_held(file, source):

@@ -23,6 +23,7 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, R
 from models.learner import Learner
 from pipeline.broker import Broker, free_port
 from pipeline.records import Forecast
+from tests import agreed
 from tests.instances import (
     AT,
     BEGIN,
@@ -225,6 +226,16 @@ PARTS = (
     {2: range(22, 40)},
     {0: range(35, 50), 1: range(35, 50), 2: range(40, 50)},
 )
+# Before the last part: what cannot be used, and what comes days too late.
+AGAIN = [("trace", b"kept"), ("__tidecast.errors.attempt", b"1")]  # as `rejected replay` sends it
+ODD = (b"{broken", b'{"series": "meter-0", "at": "yesterday", "value": 1}', Sample("meter-0", BEGIN, 1.0).json())
+
+
+def append_odd(bootstrap: str, topic: str) -> None:
+    producer = Producer({"bootstrap.servers": bootstrap})
+    for value in ODD:
+        producer.produce(topic, key="meter-0", value=value, partition=0, headers=AGAIN)
+    assert producer.flush(30) == 0
 
 
 def test_a_run_in_which_a_partition_fell_idle_and_came_back_is_repeated_byte_for_byte_from_its_dump(
@@ -234,9 +245,11 @@ def test_a_run_in_which_a_partition_fell_idle_and_came_back_is_repeated_byte_for
     partition = {f"meter-{i}": i % 3 for i in range(6)}
     tidecast = Tidecast(kafka, name, make_topic(3, suffix=".input"), tmp_path)
     make_ours(kafka, name)
-    run = tidecast.start(time__idle_after="1s")
+    run = tidecast.start(time__idle_after="1s", metrics__series="meter-0,nobody")
     sent = 0
     for part in PARTS:
+        if part is PARTS[-1]:
+            append_odd(kafka, tidecast.topic)
         chosen = [r for r in rows if (r.at - BEGIN) // HOUR in part.get(partition[r.series], ())]
         append(kafka, tidecast.topic, chosen, partition)
         sent += len(chosen)
@@ -247,6 +260,15 @@ def test_a_run_in_which_a_partition_fell_idle_and_came_back_is_repeated_byte_for
     wakes = [d["numbers"] for d in map(json.loads, live["decisions"]) if d["kind"] == "wake"]
     assert len({w["position"] for w in wakes if w["partition"] == 2}) > 1, "one at the wake, and more while it was rejoining"
     assert any(json.loads(f)["woken"] for f in live["forecasts"])
+    assert len(live["late"]) == 1
+    for schema in (*(f"{kind}.v1" for kind in (*OURS, "status")), "rejected.v1.headers"):  # as they are published in deploy/
+        messages = committed(kafka, f"{name}.{schema.removesuffix('.headers')}")
+        assert messages, schema
+        assert agreed.faults(schema, messages) == [], schema
+    told = [dict(r.headers) for r in committed(kafka, f"{name}.rejected.v1")]
+    assert [(h["__tidecast.errors.reason"], h["__tidecast.errors.attempt"], h["trace"]) for h in told] == [
+        (b"not_json", b"2", b"kept"), (b"bad_time", b"2", b"kept"),
+    ]  # fmt: skip
 
     topic = dump(kafka, tidecast.topic, tmp_path / "topic.ndjson")
     decisions = dump(kafka, f"{name}.decisions.v1", tmp_path / "decisions.ndjson")
