@@ -21,7 +21,7 @@ from models.learner import START, Cells, Config, Learner
 DEPTH = 20  # dilated steps of a chunk, through which gradients flow back: 10 lose 1 % (LOG 2026-11-26)
 CHUNKS = 6  # of a lane: 120 dilated steps are 1,440 cells
 LANES = 32  # walked side by side
-LOOK = 5_000  # cells before the end that scales are learnt from: 10 times what they remember
+LOOK = 2_000  # cells before the end that scales are learnt from: four times what they remember
 SIDE = 2_000  # series that are looked at together
 
 
