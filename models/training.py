@@ -270,7 +270,7 @@ def train(
     if resume is None and not all(any(c.whole.known.any() for c in part) for part in (lanes.train_dataloader(), lanes.val_dataloader())):
         return None
     if not teacher.progress.ended:
-        fit(teacher, lanes, cuda=learner.device.type == "cuda")
+        fit(teacher, lanes, learner.device)
     kept, moments = teacher.kept.cpu().numpy(), torch.stack(teacher.descent.moments).cpu().numpy()
     return Trained(kept, moments, float(teacher.best.sum()), teacher.steps, teacher.progress)
 
@@ -287,11 +287,12 @@ def why(teacher: Teacher, budget: Budget) -> str:
     return "passes" if progress.passes >= PASSES else ""
 
 
-def fit(teacher: Teacher, lanes: Lanes, *, cuda: bool) -> None:
+def fit(teacher: Teacher, lanes: Lanes, device: torch.device) -> None:
     """Pass after pass until the teacher has enough."""
+    cuda = device.type == "cuda"
     trainer = pl.Trainer(
         accelerator="gpu" if cuda else "cpu",
-        devices=1,
+        devices=[device.index or 0] if cuda else 1,
         max_epochs=-1,
         reload_dataloaders_every_n_epochs=1,
         num_sanity_val_steps=0,

@@ -639,8 +639,9 @@ def wake(spec: Spec, frozen: FrozenShard | None) -> Shard:
     """The shard of a cell: from its snapshot, or new; on its way to the account that recovery is to come to."""
     if RECOVERY is not None:
         spec = as_first_started(spec, RECOVERY)
-        if spec.champion is not None:  # whoever was champion then
-            spec = spec._replace(champion=spec.champion._replace(version=RECOVERY["taught"] or ""))
+        if spec.champion is not None:  # whoever was champion then; a file's hash is longer than a version's name
+            then = RECOVERY["taught"] or ""
+            spec = spec._replace(champion=spec.champion._replace(version=then if len(then) <= taught.NAME else ""))
     shard = Shard.begin(spec) if frozen is None else Shard.thaw(spec, frozen.data)
     if RECOVERY is not None:
         if shard.taught != RECOVERY["taught"]:  # only before the first snapshot that holds a shard

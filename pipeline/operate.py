@@ -156,6 +156,11 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
     )
 
 
+def champion_of(settings: Settings) -> taught.Published:
+    """What a stream begins with that has no state, unless a file is named. A replay does not: it may tell of times that it has learnt."""
+    return taught.Published(settings.registry.url, settings.application)
+
+
 class Seen(NamedTuple):
     """What a table or a pacer sees of a run in this process, now."""
 
@@ -238,9 +243,7 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         folder=folder,
         interval_s=settings.commit.interval / 1e6,
     )
-    spec = spec_of(settings, tuple(sorted(starts)), now=time.time())
-    if spec.start_from is None:
-        spec = spec._replace(champion=taught.Published(settings.registry.url, application))
+    spec = spec_of(settings, tuple(sorted(starts)), now=time.time())._replace(champion=champion_of(settings))
     heart = publish.Heart(options, application=application, prefix=prefix, instance=uuid.uuid4().hex)
     try:
         pipeline = beam.Pipeline(runner=engine.LocalRunner(durability), options=PipelineOptions(["--streaming"]))

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
+import torch
 from prometheus_client import CollectorRegistry, push_to_gateway, write_to_textfile
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -85,6 +86,9 @@ class Job(NamedTuple):
 def refuse(asked: Asked) -> None:
     """Raises SettingsError for what a retraining does not do."""
     settings, wrong = asked.settings, []
+    device = settings.learn.device
+    if device.startswith("cuda") and (torch.device(device).index or 0) >= torch.cuda.device_count():
+        wrong.append(f"learn.device = {device}: PyTorch finds {torch.cuda.device_count()} GPUs here; allowed: auto, cpu")
     if not Learner(dataclasses.replace(config_of(settings), device="cpu")).taught:
         wrong.append(
             f"forecast.model = {settings.forecast.model}: it has no networks to train; allowed: mixture, nets, lstm, gru, elman, jordan"

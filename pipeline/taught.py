@@ -27,6 +27,7 @@ from pipeline.store import StoreError
 
 MAGIC = b"TIDEMODL"
 VERSION = 1
+NAME = 16  # digits of a version's name
 HEADER = struct.Struct(">8sI32s")  # magic, version, SHA-256 of the body
 
 

@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from models import training
-from pipeline import history, operate, retrain, retrainer, store
+from pipeline import history, lease, operate, retrain, retrainer, store
 from pipeline.__main__ import app
 
 WORDS = [
@@ -82,9 +82,18 @@ def run_until(folder: Path, nth: int) -> None:
     sys.exit(done.exit_code)
 
 
+def run_long(folder: Path) -> None:
+    """The verb, for as long as nobody stops it."""
+    torch.set_num_threads(1)
+    done = run(folder, "--steps", "1000000", "--minutes", "60")
+    sys.stderr.write(done.stderr)
+    sys.exit(done.exit_code)
+
+
 def run_at_once(folder: Path, barrier: Any) -> None:
     barrier.wait(60)
     sys.exit(run(folder, "--work", str(folder / f"work-{os.getpid()}")).exit_code)
 
 
 assert operate
+assert lease

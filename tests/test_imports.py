@@ -51,7 +51,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/retrain.py": NOUNS
     | PLAIN
     | {f"pipeline.{name}" for name in ("configure", "history", "lease", "registry", "schedule")}
-    | {"models", "rich", "prometheus_client"},
+    | {"models", "rich", "prometheus_client", "torch"},
     "pipeline/retrainer.py": {"*"},
     "pipeline/configure.py": NOUNS | {"models", "msgspec", "pipeline.registry"},
     "pipeline/store.py": {"fsspec"},

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
@@ -144,10 +146,29 @@ def test_a_run_on_other_rows_or_words_does_not_go_on_from_what_another_left(tmp_
     assert json.loads(done.stdout)["resumed"] is False
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_leaves_what_it_has_to_the_next(tmp_path: Path, processes: ForkServerContext, number: signal.Signals) -> None:
+    retraining.rows(tmp_path)
+    victim = processes.Process(target=retraining.run_long, args=(tmp_path,))
+    victim.start()
+    until = time.monotonic() + 120
+    while not (tmp_path / "work/training").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(victim.pid or 0, number)
+    victim.join(60)
+    assert victim.exitcode == 130
+    assert (tmp_path / "work/job.json").exists()
+    assert registry(tmp_path).versions() == []
+    with retraining.lease.Lease(retraining.store.opened(str(tmp_path / "models/app/default"))).held():
+        pass  # it has given the lease back
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
         (("--set", "forecast.model=linear"), "forecast.model = linear: it has no networks to train"),
+        (("--set", "learn.device=cuda:31"), "learn.device = cuda:31: PyTorch finds"),
         (("--set", "input.covariates=load"), "input.covariates: a retraining does not read them yet"),
         (("--every", "6h", "--cron", "0 3 * * *"), "--every and --cron: allowed: one of them"),
         (("--metrics", "127.0.0.1:0"), "--metrics: a run that ends serves nobody"),
