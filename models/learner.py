@@ -192,8 +192,8 @@ class Learner:
         self.taught = config.model in {*CELLS, "mixture", "nets"}
         self.origins = (1, max(LAGS, config.horizon - LAGS))  # steps back to the ends of the chains that a closed cell teaches
         self.members = config.members if self.taught and config.model in MIXTURES else 1
-        cuda = config.device == "cuda" or (config.device == "auto" and torch.cuda.is_available())
-        self.device = torch.device("cuda" if cuda else "cpu")
+        auto = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(auto if config.device == "auto" else config.device)
         known = covariates.planned(config.covariates, config.ahead, config.horizon)
         self.form = inputs.shape(config.horizon, config.season, config.step_us, gaps(config.gaps), known)
         self.tails = np.array([k for k, level in enumerate(config.levels) if level != MIDDLE])

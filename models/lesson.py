@@ -189,19 +189,38 @@ def loss(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:
 
 def losses(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:
     """(M,) robust error of each member's point plus pinball loss of its quantiles, over what is known."""
+    carry = torch.from_numpy(lesson.carry.astype(np.float32)).to(levels.device)
+    return _losses(ensemble, lesson, levels, carry, buckets(lesson.lengths))[0]
+
+
+def carried(ensemble: Ensemble, lesson: Lesson, levels: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
+    """The same from carries (B, 2M, D) that are not the lesson's own, and the carries behind each chain's last step, without a gradient.
+
+    Chains of one length run together: behind padding there would be no such carry.
+    """
+    groups = [np.flatnonzero(lesson.lengths == length) for length in np.unique(lesson.lengths)]
+    each, after = _losses(ensemble, lesson, levels, carry, groups)
+    order = np.argsort(np.concatenate(groups), kind="stable")
+    return each, torch.cat(after)[torch.from_numpy(order).to(levels.device)]
+
+
+def _losses(ensemble: Ensemble, lesson: Lesson, levels: Tensor, carry: Tensor, groups: list[np.ndarray]) -> tuple[Tensor, list[Tensor]]:
+    """(M,) losses, and of each group of chains that ran together the carries behind the last step."""
     device = levels.device
     starts = lesson.lengths.cumsum() - lesson.lengths
     spoken: list[list[Tensor]] = []
     order: list[np.ndarray] = []
-    for rows in buckets(lesson.lengths):
+    carries: list[Tensor] = []
+    for rows in groups:
         x = torch.from_numpy(pad(lesson.x, starts[rows], lesson.lengths[rows])).to(device)
-        outputs, _ = ensemble(x, torch.from_numpy(lesson.carry[rows].astype(np.float32)).to(device))
+        outputs, after = ensemble(x, carry[torch.from_numpy(rows).to(device)])
         where = np.full(len(lesson.lengths), -1)
         where[rows] = np.arange(len(rows))
         mine = np.flatnonzero(where[lesson.row] >= 0)
         at = torch.from_numpy(where[lesson.row[mine]]).to(device), torch.from_numpy(lesson.place[mine]).to(device)
         spoken.append([output[at] for output in outputs])
         order.append(mine)
+        carries.append(after.detach())
     origin = np.concatenate(order)
     at_x = starts[lesson.row[origin]] + lesson.place[origin]
     x, blend, paths, target, known = (
@@ -209,4 +228,5 @@ def losses(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:
         for a in (lesson.x[at_x], lesson.blend[origin], lesson.paths[origin], lesson.target[origin], lesson.known[origin])
     )
     said = ensemble.say([torch.cat(each) if len(each) > 1 else each[0] for each in zip(*spoken, strict=True)], x, blend, paths)
-    return torch.stack([heads.huber(s.point, target, known) + heads.pinball(s.quantiles, target, known, levels) for s in said])
+    each = torch.stack([heads.huber(s.point, target, known) + heads.pinball(s.quantiles, target, known, levels) for s in said])
+    return each, carries

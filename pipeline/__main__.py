@@ -323,6 +323,73 @@ def backtest(
 
 
 @app.command()
+def retrain(
+    file: Annotated[
+        str | None,
+        typer.Argument(help="CSV, NDJSON or Parquet, a folder or a pattern of them, also in an object store. Default: the topic."),
+    ] = None,
+    config: Config = None,
+    topic: Topic = None,
+    bootstrap: Bootstrap = None,
+    step: Step = None,
+    season: Season = None,
+    horizon: Horizon = None,
+    application: Application = None,
+    once: Annotated[bool, typer.Option("--once", help="Now, and then end; the default.")] = False,  # noqa: FBT002
+    every: Annotated[str | None, typer.Option(help="Stay, and do it every so often: 6h is at 0, 6, 12 and 18 o'clock (UTC).")] = None,
+    cron: Annotated[str | None, typer.Option(help="Stay, and do it as cron has it (UTC): '0 3 * * *'.")] = None,
+    fresh: Annotated[bool, typer.Option(help="From random weights, not from the champion's.")] = False,  # noqa: FBT002
+    steps: Annotated[int | None, typer.Option(help="Steps of descent, at most. Default: until nothing more is gained.", min=1)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time for training, at most.", min=0.01)] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder that a run which is killed is gone on with from. Default: .tidecast/retrain/APPLICATION.")
+    ] = None,
+    textfile: Annotated[Path | None, typer.Option(help="Write metrics here, for the textfile collector of a node exporter.")] = None,
+    pushgateway: Annotated[str | None, typer.Option(help="Push metrics there, host:port.")] = None,
+    metrics: Annotated[str | None, typer.Option(help="With --every or --cron: serve metrics at host:port.")] = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Train on history and put a challenger into the registry; one at a time. Ctrl-C ends it; the next goes on from there.
+
+    Exit code 70: another one is at it.
+
+    Example: tidecast retrain --topic meters --step 15min --minutes 30
+    Example: tidecast retrain history/ --step 15min --set input.at=time --set input.series=meter --fresh --json
+    Example: tidecast retrain --topic meters --step 15min --cron '0 3 * * *' --textfile /var/lib/node_exporter/tidecast.prom
+    """
+    with outcomes():
+        from pipeline.settings import SettingsError
+
+        given = [name for name, said in (("--once", once), ("--every", every), ("--cron", cron)) if said]
+        if len(given) > 1:
+            raise SettingsError(f"{' and '.join(given)}: allowed: one of them")
+        if metrics is not None and not (every or cron):
+            raise SettingsError("--metrics: a run that ends serves nobody; allowed: with --every or --cron, or --textfile or --pushgateway")
+        flags = {
+            "input.topics": topic if file is None else "unread", "kafka.bootstrap": bootstrap, "series.step": step, "series.season": season,
+            "forecast.horizon": horizon, "application": application,
+        }  # fmt: skip
+        settings = settings_from(config, assign, flags)
+        registry = registry_of(settings)
+        from models.training import Budget
+        from pipeline import operate
+        from pipeline.retrain import Asked, Report
+        from pipeline.retrainer import Retrainer
+
+        budget = Budget(steps, None if minutes is None else 60 * minutes)
+        asked = Asked(settings, file, fresh, budget, work or Path(".tidecast/retrain") / settings.application)
+        with operate.until_told_to_stop() as stop:
+            retrainer = Retrainer(asked, registry, Report(textfile, pushgateway), stop=stop, tell=print_json if as_json else None)
+            if every or cron:
+                retrainer.stay(every=every, cron=cron, address=metrics)
+            else:
+                retrainer.once()
+        if stop.is_set() and not (every or cron):
+            raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
 def check(config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
     """The settings and where each came from; can the brokers be reached; are the topics right.
 
@@ -392,10 +459,14 @@ Reason = Annotated[str, typer.Option(help="Why; it is kept with the move.")]
 
 def registry_from(config: Path | None, pairs: list[str] | None) -> Registry:
     """The registry that settings name; those that say what to read are not asked for."""
-    from pipeline.settings import UNASKED, Settings, SettingsError
+    from pipeline.settings import UNASKED, Settings
 
-    settings = Settings.read(config or default_config(), os.environ, assigned(pairs), otherwise=UNASKED)
+    return registry_of(Settings.read(config or default_config(), os.environ, assigned(pairs), otherwise=UNASKED))
+
+
+def registry_of(settings: Settings) -> Registry:
     from pipeline.registry import Parameters, Registry, Shape
+    from pipeline.settings import SettingsError
     from pipeline.store import StoreError
 
     def parameters(shape: Shape) -> Parameters:

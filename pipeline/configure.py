@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
 
 from models.learner import Config, Learner
+from pipeline.events import Rules
 from pipeline.registry import Parameters, Shape
 from pipeline.settings import Settings
 
@@ -31,6 +33,26 @@ def config_of(settings: Settings) -> Config:
         device=settings.learn.device,
         step_us=settings.series.step,
         **{name: value for name, value in chosen.items() if value is not None},
+    )
+
+
+def rules_of(settings: Settings, sources: int) -> Rules:
+    window = settings.window
+    return Rules(
+        step=settings.series.step,
+        grid=window.span if window.every is None else window.every,
+        disorder=settings.time.disorder,
+        learn_ahead=settings.learn.learn_ahead,
+        idle_after=settings.time.idle_after / 1e6,
+        max_hold=settings.time.max_hold / 1e6,
+        max_skew=settings.input.max_skew,
+        quota=math.ceil(1.1 * settings.series.max_series / max(sources, 1)),
+        forget_after=settings.series.forget_after,
+        aggregate=settings.series.aggregate if settings.series.samples == "many" else None,
+        kind=window.kind,
+        gap=window.gap or 0,
+        max_span=window.max_span or 0,
+        fill=settings.series.silent == "fill",
     )
 
 

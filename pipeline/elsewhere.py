@@ -29,7 +29,8 @@ SUBMIT_SECONDS = 3.0  # after a stop: how long a job that is being submitted is 
 def pipeline_of(settings: Settings, options: Mapping[str, Any], arguments: Sequence[str]) -> beam.Pipeline:
     """From our topics to our topics, on the runner that the arguments name."""
     starts = operate.look(settings, options)
-    spec = operate.spec_of(settings, tuple(sorted(starts)), now=time.time())._replace(apart=False)  # a shard lives for a bundle there
+    spec = operate.spec_of(settings, tuple(sorted(starts)), now=time.time())
+    spec = spec._replace(apart=False, champion=operate.champion_of(settings))  # a shard lives for a bundle there
     pipeline = beam.Pipeline(options=PipelineOptions(["--streaming", *arguments]))
     raw = pipeline | consume.read(consume.Kafka(options, accept_loss=settings.commit.accept_loss), starts, lingers=True)
     messages = flow(raw, decode=Decoder(shape_of(settings, kafka=True)).decode, spec=spec)

@@ -57,6 +57,7 @@ class Spec(NamedTuple):
     close_at_end: bool = False  # bounded sources that have all ended close what their data has left open
     repeats: tuple[events.Decision, ...] = ()  # of an earlier run, and the end of every log: followed instead of any clock
     start_from: str | None = None  # file of a taught model, for a shard that has no state yet
+    champion: taught.Published | None = None  # likewise, where there is no such file
 
 
 LOG = logging.getLogger(__name__)
@@ -115,9 +116,13 @@ class Shard:
     @classmethod
     def begin(cls, spec: Spec) -> Shard:
         """A shard without a past, or with what a backtest has taught. Raises taught.NotTaught."""
-        if spec.start_from is None:
+        model = None
+        if spec.start_from is not None:
+            model = taught.load(Path(spec.start_from), spec.config, columns=spec.columns)
+        elif spec.champion is not None:
+            model = taught.published(spec.champion, spec.config)
+        if model is None:
             return cls(spec)
-        model = taught.load(Path(spec.start_from), spec.config, columns=spec.columns)
         self = cls(spec, learner=model.learner)
         self.gather.go_on(model.until, model.learner.slots())
         self.taught = model.sha256
@@ -635,6 +640,9 @@ def wake(spec: Spec, frozen: FrozenShard | None) -> Shard:
     """The shard of a cell: from its snapshot, or new; on its way to the account that recovery is to come to."""
     if RECOVERY is not None:
         spec = as_first_started(spec, RECOVERY)
+        if spec.champion is not None:  # whoever was champion then; a file's hash is longer than a version's name
+            then = RECOVERY["taught"] or ""
+            spec = spec._replace(champion=spec.champion._replace(version=then if len(then) <= taught.NAME else ""))
     shard = Shard.begin(spec) if frozen is None else Shard.thaw(spec, frozen.data)
     if RECOVERY is not None:
         if shard.taught != RECOVERY["taught"]:  # only before the first snapshot that holds a shard

@@ -101,6 +101,16 @@ class Metrics:
                 metric.labels(**{name: value})  # there from the start: a rate needs its zero
 
 
+class RetrainMetrics:
+    """Those of a job that comes and goes, in one registry."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.last_success = Gauge(
+            "tidecast_retrain_last_success_timestamp_seconds", "When the newest retraining that succeeded ended.", registry=registry
+        )
+        self.duration = Gauge("tidecast_retrain_duration_seconds", "What it took.", registry=registry)
+
+
 class Latency:
     """Milliseconds from append to readable: quantiles of all so far, from counts in classes 1 % wide.
 

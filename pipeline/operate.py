@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
 import signal
 import sys
@@ -22,22 +21,25 @@ import apache_beam as beam
 import structlog
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
+from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
 from prometheus_client import CollectorRegistry
 
 from models.apart import Gone
 from models.snapshot import SnapshotDamaged
-from pipeline import consume, engine, learn, metrics, publish, topics
-from pipeline.configure import config_of
+from pipeline import consume, engine, learn, metrics, publish, taught, topics
+from pipeline.configure import config_of, rules_of
 from pipeline.decode import Decoder, shape_of
-from pipeline.events import NEVER, Decision, LedgerBroken, Rules
+from pipeline.events import NEVER, Decision, LedgerBroken
 from pipeline.files import FORMATS
 from pipeline.flow import flow
+from pipeline.history import NoHistory
 from pipeline.jars import BrokerError
 from pipeline.learn import LiveShard, Spec
+from pipeline.lease import Held
 from pipeline.metrics import Metrics
 from pipeline.quantities import instant
-from pipeline.records import Source
+from pipeline.records import Message, Source, encode, identity, rfc3339
 from pipeline.settings import Settings, SettingsError, kafka_options
 from pipeline.summary import summary
 from pipeline.taught import NotTaught
@@ -72,6 +74,8 @@ NAMED: tuple[tuple[type[BaseException], int], ...] = (
     (NotTaught, WRONG_SETTINGS),
     (learn.OtherModel, LOST),
     (SnapshotDamaged, LOST),
+    (Held, FENCED),
+    (NoHistory, FAILED),
     (BrokerError, FAILED),
     (BrokersAway, FAILED),
     (KafkaError, FAILED),
@@ -132,26 +136,6 @@ def log_to_stderr(level: str = "info") -> None:
     logging.getLogger("apache_beam.runners.common").setLevel(logging.CRITICAL)  # it prints the trace of what it raises, too
 
 
-def rules_of(settings: Settings, sources: int) -> Rules:
-    window = settings.window
-    return Rules(
-        step=settings.series.step,
-        grid=window.span if window.every is None else window.every,
-        disorder=settings.time.disorder,
-        learn_ahead=settings.learn.learn_ahead,
-        idle_after=settings.time.idle_after / 1e6,
-        max_hold=settings.time.max_hold / 1e6,
-        max_skew=settings.input.max_skew,
-        quota=math.ceil(1.1 * settings.series.max_series / max(sources, 1)),
-        forget_after=settings.series.forget_after,
-        aggregate=settings.series.aggregate if settings.series.samples == "many" else None,
-        kind=window.kind,
-        gap=window.gap or 0,
-        max_span=window.max_span or 0,
-        fill=settings.series.silent == "fill",
-    )
-
-
 def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> Spec:
     """`now` (s) is the first start, for whoever asked to publish from there; a snapshot keeps it."""
     since = {"earliest": learn.EARLIEST, "first_start": int(now * 1e6)}
@@ -170,6 +154,11 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
         start_from=settings.learn.start_from,
         apart=(os.cpu_count() or 1) > 1,  # on one core they would only take turns
     )
+
+
+def champion_of(settings: Settings) -> taught.Published:
+    """What a stream begins with that has no state, unless a file is named. A replay does not: it may tell of times that it has learnt."""
+    return taught.Published(settings.registry.url, settings.application)
 
 
 class Seen(NamedTuple):
@@ -254,7 +243,7 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         folder=folder,
         interval_s=settings.commit.interval / 1e6,
     )
-    spec = spec_of(settings, tuple(sorted(starts)), now=time.time())
+    spec = spec_of(settings, tuple(sorted(starts)), now=time.time())._replace(champion=champion_of(settings))
     heart = publish.Heart(options, application=application, prefix=prefix, instance=uuid.uuid4().hex)
     try:
         pipeline = beam.Pipeline(runner=engine.LocalRunner(durability), options=PipelineOptions(["--streaming"]))
@@ -360,6 +349,31 @@ def trouble(settings: Settings) -> list[str]:
     except topics.TopicsError as error:
         found.append(str(error))
     return found
+
+
+def announce(settings: Settings, *, role: str, version: str, effective_from: int, by: str, reason: str) -> None:
+    """A pointer to a version, for whoever follows the models topic. Raises KafkaError, TopicsError where there is no such topic."""
+    missing = [d for d in topics.plan(kafka_options(settings), [w for w in ours(settings) if w.name.endswith(".models.v1")]) if d.fatal]
+    if missing:
+        raise topics.TopicsError(f"{missing[0].topic} {missing[0].what}: run `tidecast topics apply` with these settings")
+    application = settings.application
+    pointer = {
+        "application": application, "model": "default", "role": role, "version": version, "effective_from": rfc3339(effective_from),
+        "by": by, "reason": reason,
+    }  # fmt: skip
+    name = identity("models", application, "default", role, version, effective_from)
+    message = Message("models", f"{application}/default/{role}".encode(), encode(pointer), name, effective_from)
+    producer = KafkaProducer(**kafka_options(settings), **publish.PLAIN)
+    try:
+        sent = producer.send(
+            topics.topic(settings.output.prefix, "models"),
+            key=message.key,
+            value=message.value,
+            headers=publish.headers(message, application),
+        )
+        sent.get(timeout=publish.COMMIT_SECONDS)
+    finally:
+        producer.close(timeout=publish.ABORT_SECONDS)
 
 
 def replay(

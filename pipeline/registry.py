@@ -1,6 +1,7 @@
 """Versions of a model, which never change, and the three names that move among them: champion, challenger, previous.
 
     <url>/<application>/<model>/versions/<version>/weights.safetensors
+                                                   moments.safetensors  what the rule of descent remembers, where it is known
                                                    model.json           what makes a version be there: it is written last
                                /aliases/00000001.json, 00000002.json    every move of a name, for good; the newest says who is who
 
@@ -35,7 +36,7 @@ from pipeline.quantities import instant, plain
 from pipeline.records import rfc3339
 
 FORMAT = 1
-MANIFEST, WEIGHTS = "model.json", "weights.safetensors"
+MANIFEST, WEIGHTS, MOMENTS = "model.json", "weights.safetensors", "moments.safetensors"
 MARK = "removing."
 NAME = re.compile(r"[0-9a-f]{16}")
 MOVE = re.compile(r"([0-9]{8})\.json")
@@ -112,7 +113,7 @@ class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     observations: int
     positions: dict[str, tuple[int, int]] = {}  # topic/partition: first offset, and the one behind the last
     file: str | None = None
-    sha256: str | None = None  # of the file
+    sha256: str | None = None  # of the observations
 
 
 class Ancestor(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -240,6 +241,15 @@ class Registry:
         self._fits(manifest.shape, manifest.parameters, where)
         return manifest, flat
 
+    def moments(self, manifest: Manifest) -> np.ndarray | None:
+        """(2, P) float32, checked as the weights are; None: they are not known. Raises what `whole` does."""
+        if MOMENTS not in manifest.files:
+            return None
+        where, parameters = f"{self.place}/versions/{manifest.version}/{MOMENTS}", kept_moments(manifest.parameters)
+        flat = joined(self._intact(manifest, MOMENTS), parameters, where)
+        refuse_infinite(flat, parameters, where)
+        return flat.reshape(2, -1)
+
     def publish(
         self,
         weights: np.ndarray,
@@ -250,8 +260,10 @@ class Registry:
         metrics: Mapping[str, float],
         parent: str | None,
         at: int,
+        moments: np.ndarray | None = None,
     ) -> Manifest:
-        """Make a version of flat weights (P,), float32; `at` (us since the epoch) is when, `parent` the version they went on from.
+        """Make a version of flat weights (P,), float32; `at` (us since the epoch) is when, `parent` the version they went on from,
+        `moments` (2, P) float32 what the rule of descent goes on with.
 
         One that is there already stays as it is, and is returned. Raises what `whole` does, OtherContent and BeingRemoved.
         """
@@ -264,7 +276,10 @@ class Registry:
         strange = [name for name, value in metrics.items() if not np.isfinite(value)]
         if strange:
             raise NotFinite(f"metrics {', '.join(strange)} are no numbers: leave them out, or find out why")
-        version, body = name_of(flat), save(apart(flat, parameters))
+        version, bodies = name_of(flat), {WEIGHTS: save(apart(flat, parameters))}
+        if moments is not None:
+            refuse_infinite(moments, kept_moments(parameters), "the moments")
+            bodies[MOMENTS] = save(apart(np.ascontiguousarray(moments).ravel(), kept_moments(parameters)))
         manifest = Manifest(
             format=FORMAT,
             version=version,
@@ -278,14 +293,16 @@ class Registry:
             made_with=made_with(),
             lineage=self._lineage(parent),
             parameters=parameters,
-            files={WEIGHTS: File(len(body), hashlib.sha256(body).hexdigest())},
+            files={name: File(len(body), hashlib.sha256(body).hexdigest()) for name, body in bodies.items()},
         )
         self._refuse_marked(version)
         folder = f"versions/{version}"
         there = MANIFEST in self._store.names(folder)
-        self._ensure(f"{folder}/{WEIGHTS}", body, there=there)
+        self._ensure(f"{folder}/{WEIGHTS}", bodies[WEIGHTS], there=there)
         if there:
             return self._same(manifest)
+        if MOMENTS in bodies:
+            self._ensure(f"{folder}/{MOMENTS}", bodies[MOMENTS], there=False)
         try:
             self._store.create(f"{folder}/{MANIFEST}", sealed(manifest))
         except FileExistsError:
@@ -297,7 +314,7 @@ class Registry:
         """Write a version's files, checked, into a folder on this machine. Raises what `whole` does, and OtherContent."""
         self.whole(version)
         written = []
-        for name in (WEIGHTS, MANIFEST):
+        for name in (*self.manifest(version).files, MANIFEST):
             data = self._store.read(f"versions/{version}/{name}")
             try:
                 store.Folder(folder).create(name, data)
@@ -358,11 +375,11 @@ class Registry:
         if expected != parameters:
             raise WrongShape(f"{where}: {unlike(dict(parameters), dict(expected))} by its settings; it is of another release: {AGAIN}")
 
-    def _intact(self, manifest: Manifest) -> bytes:
-        """The bytes of a version's weights, as they were published."""
-        path, expected = f"versions/{manifest.version}/{WEIGHTS}", manifest.files.get(WEIGHTS)
+    def _intact(self, manifest: Manifest, name: str = WEIGHTS) -> bytes:
+        """The bytes of a version's file, as they were published."""
+        path, expected = f"versions/{manifest.version}/{name}", manifest.files.get(name)
         if expected is None:
-            raise Damaged(f"{self.place}/versions/{manifest.version}/{MANIFEST} names no {WEIGHTS}: {AGAIN}")
+            raise Damaged(f"{self.place}/versions/{manifest.version}/{MANIFEST} names no {name}: {AGAIN}")
         try:
             size = self._store.size(path)
             if size != expected.bytes:
@@ -475,7 +492,7 @@ class Registry:
         makes the same version anew.
         """
         folder = f"versions/{version}"
-        for name in (WEIGHTS, MANIFEST):
+        for name in (WEIGHTS, MOMENTS, MANIFEST):
             self._store.remove(f"{folder}/{name}")
         for name in marks(self._store.names(folder)):
             if name == mark or self._old(f"{folder}/{name}", now):
@@ -513,6 +530,12 @@ def marks(names: list[str]) -> list[str]:
 def name_of(flat: np.ndarray) -> str:
     """A version's name: its weights' hash, as `models.learner.Learner.version`."""
     return hashlib.sha256(flat.tobytes()).hexdigest()[:16]
+
+
+def kept_moments(parameters: Parameters) -> Parameters:
+    """What the moments of flat weights are stored as: the first of all, then the second."""
+    size = sum(size_of(shape) for _, shape in parameters)
+    return (("first", (size,)), ("second", (size,)))
 
 
 def size_of(shape: tuple[int, ...]) -> int:

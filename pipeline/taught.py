@@ -13,14 +13,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
+import torch
 
+from models.descent import Descent
 from models.learner import Config, Learner
+from models.network import Ensemble
 from models.snapshot import SnapshotDamaged
-from pipeline.configure import shaping
+from pipeline.configure import parameters_of, shape_of, shaping
+from pipeline.events import START
 from pipeline.quantities import duration_text
+from pipeline.registry import Registry, RegistryError, difference
+from pipeline.store import StoreError
 
 MAGIC = b"TIDEMODL"
 VERSION = 1
+NAME = 16  # digits of a version's name
 HEADER = struct.Struct(">8sI32s")  # magic, version, SHA-256 of the body
 
 
@@ -33,7 +40,7 @@ class Taught(NamedTuple):
 
     learner: Learner
     until: int  # us: the end of the newest step that it has seen
-    sha256: str  # of the file's body
+    sha256: str  # of the file's body; of a published version, its name
 
 
 def save(file: Path, learner: Learner, *, columns: Sequence[str], until: int) -> None:
@@ -62,6 +69,43 @@ def load(file: Path, config: Config, *, columns: Sequence[str]) -> Taught:
         raise NotTaught(f"learn.start_from = {file}: {error}") from error
     learner.start()
     return Taught(learner, until, hashlib.sha256(body).hexdigest())
+
+
+class Published(NamedTuple):
+    """A version of a model in a registry."""
+
+    url: str
+    application: str
+    version: str | None = None  # None: who is champion when it is asked for; empty: none
+
+
+def published(source: Published, config: Config) -> Taught | None:
+    """A learner with the version's weights, which knows no series yet; None: nobody is champion.
+
+    Raises NotTaught: it is damaged, gone, or of other settings.
+    """
+    try:
+        registry = Registry(source.url, application=source.application, model="default", parameters=parameters_of)
+        version = registry.last().now.champion if source.version is None else source.version
+        if not version:
+            return None
+        manifest, weights = registry.whole(version)
+        moments = registry.moments(manifest)
+    except (StoreError, RegistryError) as error:
+        raise NotTaught(f"registry.url = {source.url}: {error}") from error
+    if manifest.shape != shape_of(config):
+        wrong = difference(manifest.shape, shape_of(config))
+        remedy = "the same, or another registry.url or champion"
+        raise NotTaught(f"registry.url = {source.url}: champion {version} was made with other settings: {wrong}; allowed: {remedy}")
+    learner = Learner(config)
+    plan = learner.plan()
+    trained = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"])
+    if moments is not None:
+        for mine, known in zip(trained.moments, moments, strict=True):
+            mine.copy_(torch.from_numpy(known))
+    learner.adopt(torch.from_numpy(weights.copy()).to(learner.device), trained)
+    learner.start()
+    return Taught(learner, START, version)
 
 
 def read(file: Path) -> bytes:

@@ -43,11 +43,22 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/publish.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.topics"},
     "pipeline/topics.py": NOUNS | KAFKA,
     "pipeline/resend.py": NOUNS | KAFKA | {"pipeline.topics"},
+    "pipeline/lease.py": NOUNS | PLAIN | {"pipeline.store"},
+    "pipeline/schedule.py": NOUNS | {"cronsim"},
+    "pipeline/history.py": NOUNS
+    | PLAIN
+    | {f"pipeline.{name}" for name in ("configure", "decode", "files", "gather", "poller")}
+    | {"models"},
+    "pipeline/retrain.py": NOUNS
+    | PLAIN
+    | {f"pipeline.{name}" for name in ("configure", "history", "lease", "registry", "schedule")}
+    | {"models", "rich", "prometheus_client", "torch"},
+    "pipeline/retrainer.py": {"*"},
     "pipeline/configure.py": NOUNS | {"models", "msgspec", "pipeline.registry"},
     "pipeline/store.py": {"fsspec"},
     "pipeline/registry.py": NOUNS | {"msgspec", "safetensors", "pipeline.store"},
     "pipeline/versions.py": NOUNS | {"msgspec", "pipeline.registry"},
-    "pipeline/taught.py": NOUNS | PLAIN | {"pipeline.configure", "models"},
+    "pipeline/taught.py": NOUNS | PLAIN | {f"pipeline.{name}" for name in ("configure", "registry", "store")} | {"models", "torch"},
     "pipeline/arrange.py": NOUNS | {"pipeline.files", "models"},
     "pipeline/report.py": NOUNS | {"models"},
     "pipeline/backtest.py": NOUNS
@@ -66,6 +77,7 @@ LAW = {  # the first pattern that fits a file rules it
     "models/apart.py": {"models", "torch", "safetensors", "os"},  # os: a pipe that does not block
     "models/prequential.py": {"models", "xxhash"},  # keys as the stream makes them
     "models/learner.py": {"models", "torch", "xxhash"},  # a digest at every commit
+    "models/training.py": {"models", "torch", "pytorch_lightning"},
     "models/*.py": {"models", "torch", "safetensors", "river"},
     "deploy/contracts.py": NOUNS | {"msgspec", "yaml", "pipeline.decode", "pipeline.topics"},
 }
@@ -117,6 +129,9 @@ def test_the_command_starts_without_anything_heavy():
         ("pipeline/report.py", "from kafka import KafkaConsumer"),
         ("pipeline/registry.py", "import torch"),
         ("pipeline/registry.py", "import apache_beam"),
+        ("pipeline/retrain.py", "import apache_beam"),
+        ("pipeline/retrain.py", "import pytorch_lightning"),
+        ("models/warmup.py", "import pytorch_lightning"),
         ("models/frames.py", "import pandas"),
         ("models/prequential.py", "import time"),
         ("deploy/contracts.py", "from pipeline.publish import headers"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from pipeline.metrics import Metrics
+from pipeline.metrics import Metrics, RetrainMetrics
 from pipeline.settings import describe
 
 ROOT = Path(__file__).parent.parent
@@ -21,7 +21,7 @@ def settings_table() -> list[str]:
 def metrics_table() -> list[str]:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    labels = {m._name: m._labelnames for m in vars(metrics).values()}
+    labels = {m._name: m._labelnames for m in (*vars(metrics).values(), *vars(RetrainMetrics(registry)).values())}
     rows = []
     for family in registry.collect():
         name = family.name + ("_total" if family.type == "counter" else "")

@@ -14,9 +14,9 @@ from test_operate import replay
 from test_operate import settings as flags
 
 from pipeline import learn
+from pipeline.configure import rules_of
 from pipeline.gather import Close, Forget, Gather, Rules, Sample
 from pipeline.learn import OtherSettings, Shard
-from pipeline.operate import rules_of
 from pipeline.records import Source
 from pipeline.settings import Settings
 from pipeline.windows import Sessions

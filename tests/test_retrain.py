@@ -1,0 +1,191 @@
+"""The verb: a file becomes a challenger; killed runs are gone on with; of two at once one does it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import retraining
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.configure import parameters_of
+from pipeline.registry import Registry
+
+PRELOADED = ["retraining"]  # see `processes`
+
+
+def registry(folder: Path) -> Registry:
+    return Registry(str(folder / "models"), application="app", model="default", parameters=parameters_of)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    retraining.rows(folder)
+    done = retraining.run(folder, "--textfile", str(folder / "retrain.prom"))
+    assert done.exit_code == 0, done.stderr
+    return folder, json.loads(done.stdout)
+
+
+def test_a_file_becomes_a_challenger_that_tells_where_it_is_from(undisturbed: tuple[Path, dict[str, object]]) -> None:
+    folder, said = undisturbed
+    shelf = registry(folder)
+    manifest, weights = shelf.whole(str(said["version"]))
+    assert shelf.last().now.challenger == said["version"]
+    assert shelf.last().by == "tidecast retrain"
+    assert (manifest.data.observations, manifest.data.first, manifest.data.last) == (600, "2026-01-01T00:00:00Z", "2026-01-13T11:00:00Z")
+    assert (manifest.data.sha256, manifest.data.file) == (said["sha256"], str(folder / "rows.csv"))
+    assert manifest.metrics["loss"] == said["loss"]
+    assert said["loss"] < said["loss_at_start"]
+    assert (said["outcome"], said["steps"], said["parent"], said["resumed"]) == ("challenger", 18, None, False)
+    moments = shelf.moments(manifest)
+    assert moments is not None
+    assert moments.shape == (2, len(weights))
+    assert not (folder / "work").exists()
+
+
+def test_numbers_are_written_for_prometheus(undisturbed: tuple[Path, dict[str, object]]) -> None:
+    folder, said = undisturbed
+    text = (folder / "retrain.prom").read_text()
+    values = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
+    assert values["tidecast_retrain_duration_seconds"] == said["seconds"]
+    assert values["tidecast_retrain_last_success_timestamp_seconds"] > 1.7e9
+
+
+def test_a_champion_is_gone_on_from_and_a_fresh_one_is_not(undisturbed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    folder, said = undisturbed
+    shelf = registry(folder)
+    shelf.promote(str(said["version"]), shelf.last(), retraining.retrain.Because("test", 0, ""))
+    try:
+        on = json.loads(retraining.run(folder, "--work", str(tmp_path / "a"), "--set", "learn.seed=5").stdout)
+        fresh = json.loads(retraining.run(folder, "--work", str(tmp_path / "b"), "--set", "learn.seed=5", "--fresh").stdout)
+    finally:
+        (folder / "models/app/default/aliases/00000002.json").unlink(missing_ok=True)
+    assert on["parent"] == said["version"]
+    assert on["loss_at_start"] == pytest.approx(said["loss"], rel=0.3)
+    assert [ancestor.version for ancestor in shelf.manifest(on["version"]).lineage] == [said["version"]]
+    assert fresh["parent"] is None
+    assert fresh["loss_at_start"] > on["loss_at_start"]
+
+
+def test_killed_at_twenty_moments_it_ends_with_the_same_version(
+    undisturbed: tuple[Path, dict[str, object]], tmp_path: Path, processes: ForkServerContext
+) -> None:
+    retraining.rows(tmp_path)
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        victim = processes.Process(target=retraining.run_until, args=(tmp_path, int(rng.integers(2, 14))))
+        victim.start()
+        victim.join(120)
+        assert victim.exitcode in (-signal.SIGKILL, 0)
+        shelf = registry(tmp_path)
+        for name, found in shelf.versions():
+            assert not isinstance(found, Exception), found
+            shelf.whole(name)
+        challenger = shelf.last().now.challenger
+        assert challenger is None or shelf.whole(challenger)
+        if victim.exitcode == 0:
+            break
+    done = retraining.run(tmp_path)
+    assert done.exit_code == 0, done.stderr
+    assert registry(tmp_path).last().now.challenger == undisturbed[1]["version"]
+    assert [name for name, _ in registry(tmp_path).versions()] == [undisturbed[1]["version"]]
+
+
+def test_killed_at_each_moment_it_ends_with_the_same_version(
+    undisturbed: tuple[Path, dict[str, object]], tmp_path: Path, processes: ForkServerContext
+) -> None:
+    moments = 0
+    for nth in range(1, 80, 3):
+        folder = tmp_path / str(nth)
+        folder.mkdir()
+        retraining.rows(folder)
+        victim = processes.Process(target=retraining.run_until, args=(folder, nth))
+        victim.start()
+        victim.join(120)
+        if victim.exitcode == 0:
+            break
+        assert victim.exitcode == -signal.SIGKILL
+        moments += 1
+        done = retraining.run(folder)
+        assert done.exit_code == 0, done.stderr
+        said = json.loads(done.stdout)
+        assert (said["version"], said["loss"]) == (undisturbed[1]["version"], undisturbed[1]["loss"]), nth
+        assert registry(folder).last().now.challenger == said["version"]
+        assert len(registry(folder).versions()) == 1
+    assert moments > 8
+
+
+def test_of_two_at_once_one_does_it_and_the_other_says_so(
+    undisturbed: tuple[Path, dict[str, object]], tmp_path: Path, processes: ForkServerContext
+) -> None:
+    retraining.rows(tmp_path)
+    barrier = processes.Barrier(2)
+    rivals = [processes.Process(target=retraining.run_at_once, args=(tmp_path, barrier)) for _ in range(2)]
+    for rival in rivals:
+        rival.start()
+    for rival in rivals:
+        rival.join(120)
+    assert sorted(rival.exitcode or 0 for rival in rivals) == [0, 70]
+    assert [name for name, _ in registry(tmp_path).versions()] == [undisturbed[1]["version"]]
+
+
+def test_a_run_on_other_rows_or_words_does_not_go_on_from_what_another_left(tmp_path: Path, processes: ForkServerContext) -> None:
+    retraining.rows(tmp_path)
+    victim = processes.Process(target=retraining.run_until, args=(tmp_path, 9))
+    victim.start()
+    victim.join(120)
+    assert victim.exitcode == -signal.SIGKILL
+    done = retraining.run(tmp_path, "--set", "learn.seed=7")
+    assert json.loads(done.stdout)["resumed"] is False
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_leaves_what_it_has_to_the_next(tmp_path: Path, processes: ForkServerContext, number: signal.Signals) -> None:
+    retraining.rows(tmp_path)
+    victim = processes.Process(target=retraining.run_long, args=(tmp_path,))
+    victim.start()
+    until = time.monotonic() + 120
+    while not (tmp_path / "work/training").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    os.kill(victim.pid or 0, number)
+    victim.join(60)
+    assert victim.exitcode == 130
+    assert (tmp_path / "work/job.json").exists()
+    assert registry(tmp_path).versions() == []
+    with retraining.lease.Lease(retraining.store.opened(str(tmp_path / "models/app/default"))).held():
+        pass  # it has given the lease back
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--set", "forecast.model=linear"), "forecast.model = linear: it has no networks to train"),
+        (("--set", "learn.device=cuda:31"), "learn.device = cuda:31: PyTorch finds"),
+        (("--set", "input.covariates=load"), "input.covariates: a retraining does not read them yet"),
+        (("--every", "6h", "--cron", "0 3 * * *"), "--every and --cron: allowed: one of them"),
+        (("--metrics", "127.0.0.1:0"), "--metrics: a run that ends serves nobody"),
+        (("--cron", "never"), "--cron never"),
+        (("--set", "input.at=when"), "no column when; there are series, at, value"),
+    ],
+)
+def test_what_cannot_be_done_ends_with_2_and_says_why(tmp_path: Path, more: tuple[str, ...], said: str) -> None:
+    retraining.rows(tmp_path)
+    done = retraining.run(tmp_path, *more)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert said in done.stderr
+    assert not (tmp_path / "models/app/default/versions").exists()
+
+
+def test_too_little_ends_with_1(tmp_path: Path) -> None:
+    retraining.rows(tmp_path, 8)
+    done = retraining.run(tmp_path)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "8 steps of 2 series are too few to train on" in done.stderr
