@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import time
 from multiprocessing.context import ForkServerContext
@@ -15,7 +16,7 @@ import retraining
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.configure import parameters_of
-from pipeline.registry import Registry
+from pipeline.registry import Because, Damaged, Registry
 
 PRELOADED = ["retraining"]  # see `processes`
 
@@ -50,6 +51,27 @@ def test_a_file_becomes_a_challenger_that_tells_where_it_is_from(undisturbed: tu
     assert not (folder / "work").exists()
 
 
+def test_moments_are_exported_checked_and_removed_with_their_version(undisturbed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    version = str(undisturbed[1]["version"])
+    shutil.copytree(undisturbed[0] / "models", tmp_path / "models")
+    shelf = registry(tmp_path)
+    assert {path.name for path in shelf.export(version, tmp_path / "out")} == {"model.json", "weights.safetensors", "moments.safetensors"}
+    file = tmp_path / "models/app/default/versions" / version / "moments.safetensors"
+    data = file.read_bytes()
+    for spoilt in (data[:-1], data[:-5] + bytes([data[-5] ^ 1]) + data[-4:]):
+        file.write_bytes(spoilt)
+        with pytest.raises(Damaged, match=r"moments\.safetensors"):
+            shelf.moments(shelf.manifest(version))
+    file.unlink()
+    with pytest.raises(Damaged, match="missing"):
+        shelf.moments(shelf.manifest(version))
+    file.write_bytes(data)
+    for move in (tmp_path / "models/app/default/aliases").iterdir():
+        move.unlink()
+    assert shelf.gc(0, shelf.last(), Because("test", 0, ""), dry_run=False) == [version]
+    assert not file.parent.exists()
+
+
 def test_numbers_are_written_for_prometheus(undisturbed: tuple[Path, dict[str, object]]) -> None:
     folder, said = undisturbed
     text = (folder / "retrain.prom").read_text()
@@ -59,14 +81,13 @@ def test_numbers_are_written_for_prometheus(undisturbed: tuple[Path, dict[str, o
 
 
 def test_a_champion_is_gone_on_from_and_a_fresh_one_is_not(undisturbed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
-    folder, said = undisturbed
-    shelf = registry(folder)
-    shelf.promote(str(said["version"]), shelf.last(), retraining.retrain.Because("test", 0, ""))
-    try:
-        on = json.loads(retraining.run(folder, "--work", str(tmp_path / "a"), "--set", "learn.seed=5").stdout)
-        fresh = json.loads(retraining.run(folder, "--work", str(tmp_path / "b"), "--set", "learn.seed=5", "--fresh").stdout)
-    finally:
-        (folder / "models/app/default/aliases/00000002.json").unlink(missing_ok=True)
+    said = undisturbed[1]
+    shutil.copytree(undisturbed[0] / "models", tmp_path / "models")
+    retraining.rows(tmp_path)
+    shelf = registry(tmp_path)
+    shelf.promote(str(said["version"]), shelf.last(), Because("test", 0, ""))
+    on = json.loads(retraining.run(tmp_path, "--set", "learn.seed=5").stdout)
+    fresh = json.loads(retraining.run(tmp_path, "--set", "learn.seed=5", "--fresh").stdout)
     assert on["parent"] == said["version"]
     assert on["loss_at_start"] == pytest.approx(said["loss"], rel=0.3)
     assert [ancestor.version for ancestor in shelf.manifest(on["version"]).lineage] == [said["version"]]
