@@ -179,8 +179,9 @@ class Registry(Section):
 
 
 class Metrics(Section):
-    address: Address = about("where Prometheus reads, host:port", "127.0.0.1:9464")
+    address: Address = about("where Prometheus reads, host:port; `/livez`, `/readyz` and `/version` too", "127.0.0.1:9464")
     series: Names = about("the few series whose forecasts are exported", ())
+    ready_lag: Count = about("records behind, at most, at which `/readyz` says yes", 10_000, ge=0)
 
 
 class Page(Section):

@@ -22,6 +22,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/times.py": NOUNS,
     "pipeline/settings.py": NOUNS | {"pydantic"},
     "pipeline/metrics.py": NOUNS | {"prometheus_client"},
+    "pipeline/health.py": NOUNS | {"prometheus_client", "starlette", "uvicorn"},
     "pipeline/aggregates.py": set(),
     "pipeline/events.py": NOUNS,
     "pipeline/windows.py": NOUNS,
