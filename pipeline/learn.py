@@ -382,10 +382,10 @@ class Shard:
 
     def _taught(self, exercise: Exercise, seconds: float) -> None:
         m = metrics.METRICS
-        if exercise.outcome is not None and exercise.outcome.kind == "step":
-            self.changed = time.time()
         if m is None:
             return
+        if exercise.outcome is not None and exercise.outcome.kind == "step":
+            self.changed = time.time()
         m.train_steps.inc()
         m.train_step_seconds.observe(seconds)
         m.train_loss.set(self.learner.training["loss"])
