@@ -38,6 +38,7 @@ from pipeline.learn import LiveShard, Spec
 from pipeline.metrics import Metrics
 from pipeline.quantities import instant
 from pipeline.records import Source
+from pipeline.scraper import NoPrometheus
 from pipeline.settings import Settings, SettingsError, kafka_options
 from pipeline.summary import summary
 from pipeline.taught import NotTaught
@@ -74,6 +75,7 @@ NAMED: tuple[tuple[type[BaseException], int], ...] = (
     (SnapshotDamaged, LOST),
     (BrokerError, FAILED),
     (BrokersAway, FAILED),
+    (NoPrometheus, FAILED),
     (KafkaError, FAILED),
 )
 

