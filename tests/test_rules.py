@@ -58,7 +58,7 @@ def test_no_runbook_is_without_its_alert():
 
 @pytest.mark.system
 def test_promtool_and_amtool_find_nothing():
-    for arguments in (("check", "rules", "recording.yml", "alerts.yml"), ("check", "config", "prometheus.yml")):
+    for arguments in (("check", "rules", "recording.yml", "alerts.yml"), ("check", "config", "prometheus.yml", "compose.yml")):
         done = promtool(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
     done = subprocess.run([tool("amtool"), "check-config", "alertmanager.yml"], cwd=PROMETHEUS, capture_output=True, text=True, check=False)
