@@ -147,3 +147,30 @@ def test_metrics_show_in_no_message(ran, monkeypatch):
     decode, shard = Decoder(Shape()).decode, Shard(spec(watched=()))
     other = [message for raw in blocks() for messages in shard.turns(decode(raw)) for message in messages]
     assert [(m.kind, m.value) for m in other] == [(m.kind, m.value) for m in out]
+
+
+def test_a_recovery_tells_what_it_repeated(monkeypatch):
+    registry = CollectorRegistry()
+    monkeypatch.setattr(metrics, "METRICS", Metrics(registry))
+    for name in ("BY_REFERENCE", "RECOVERY"):
+        monkeypatch.setattr(learn, name, None)  # put back, whatever a recovery sets
+    read = [Decoder(Shape()).decode(raw) for raw in blocks()]
+    live, lost = learn.LiveShard(), Shard(spec())
+    for block in read[:2]:
+        lost.take(block)
+    frozen = lost.freeze()
+    for block in read[2:]:
+        lost.take(block)
+    account = lost.account()
+
+    live.repeat(account)
+    shard = learn.wake(spec(), learn.FrozenShard(frozen))
+    learn.LIVE[shard.token] = shard
+    for block in read[2:]:
+        shard.take(block)
+    assert live.repeated()
+    live.resume(account)
+    learn.LIVE.clear()
+
+    repeated = sum(len(block.at) + len(block.rejected) for block in read[2:])
+    assert registry.get_sample_value("tidecast_recovery_replayed_observations") == repeated == STEPS * len(SERIES) - 60
