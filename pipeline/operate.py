@@ -185,6 +185,7 @@ class Seen(NamedTuple):
 
 
 PUBLISHER: publish.KafkaPublisher | None = None  # of the run in this process
+SERVING = False  # its engine runs: it neither starts nor waits for brokers
 
 
 def now_at() -> Seen:
@@ -240,7 +241,7 @@ GARBAGE = 50_000  # objects more than before, at which Python looks for cycles; 
 
 def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> dict[str, Any]:
     """One life of the engine, from the last commit to a stop or an error."""
-    global PUBLISHER  # noqa: PLW0603 - one run a process; tables and pacers look here
+    global PUBLISHER, SERVING  # noqa: PLW0603 - one run a process; tables, pacers and health look here
     options, prefix, application = kafka_options(settings), settings.output.prefix, settings.application
     starts = look(settings, options)
     look_less_for_garbage()
@@ -269,6 +270,7 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         messages = flow(raw, decode=Decoder(shape_of(settings, kafka=True)).decode, spec=spec)
         _ = messages | "Publish" >> beam.ParDo(publish.Publish())
         result = pipeline.run()
+        SERVING = True
         looker.start()
         LOG.info("reading", topics=sorted({s.topic for s in starts}), partitions=len(starts), application=application)
         while result.state == PipelineState.RUNNING:
@@ -279,6 +281,7 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         result.wait_until_finish()
         return summed(publisher, began)
     finally:
+        SERVING = False
         looking.set()
         consume.close()
         shards.close()
@@ -321,6 +324,8 @@ def health_of(settings: Settings) -> health.Health:
     """Whether the run in this process serves what it should: its shard is there, at the last commit or past it, and has caught up."""
     shard = next(iter(learn.LIVE.values()), None)
     lag, limit, missing = sum(consume.lag().values()), settings.metrics.ready_lag, []
+    if not SERVING:
+        missing.append("the engine does not run: it starts, or waits for the brokers")
     if shard is None:
         missing.append("no model is loaded: nothing has been read yet")
     elif shard.gather.repeating:
