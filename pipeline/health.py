@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hmac
 import platform
 import socket
 from collections.abc import Callable, Iterator
@@ -30,7 +32,33 @@ class Health(NamedTuple):
     missing: list[str]  # why nobody should rely on it now; none: it is ready
 
 
-def app(registry: CollectorRegistry, ask: Callable[[], Health]) -> Starlette:
+class Guard(NamedTuple):
+    """Who may ask, and over what; nothing of it: anybody, in plain HTTP."""
+
+    password: str | None = None  # of the user `tidecast`, for what tells numbers; who starts and stops it asks without
+    certificate_file: str | None = None
+    key_file: str | None = None
+
+
+OPEN = Guard()
+USER = b"tidecast:"
+
+
+def guarded(answer: Callable[[Request], Response], password: str | None) -> Callable[[Request], Response]:
+    """The answer, for those who know the password."""
+    if password is None:
+        return answer
+    wanted = b"Basic " + base64.b64encode(USER + password.encode())
+
+    def asked(request: Request) -> Response:
+        if hmac.compare_digest(request.headers.get("authorization", "").encode(), wanted):
+            return answer(request)
+        return PlainTextResponse("a password is asked for\n", status_code=401, headers={"www-authenticate": 'Basic realm="tidecast"'})
+
+    return asked
+
+
+def app(registry: CollectorRegistry, ask: Callable[[], Health], password: str | None = None) -> Starlette:
     """Nothing here waits for a broker: whoever asks gets an answer while the brokers are away, too."""
 
     def metrics(request: Request) -> Response:
@@ -56,7 +84,9 @@ def app(registry: CollectorRegistry, ask: Callable[[], Health]) -> Starlette:
             }
         )
 
-    return Starlette(routes=[Route("/metrics", metrics), Route("/livez", alive), Route("/readyz", ready), Route("/version", version)])
+    open_, closed = {"/livez": alive, "/readyz": ready}, {"/metrics": metrics, "/version": version}
+    answers = open_ | {path: guarded(answer, password) for path, answer in closed.items()}
+    return Starlette(routes=[Route(path, answer) for path, answer in answers.items()])
 
 
 def tell_model(metrics: Metrics, model: str, version: str) -> None:
@@ -68,14 +98,17 @@ def tell_model(metrics: Metrics, model: str, version: str) -> None:
 
 
 @contextmanager
-def serve(registry: CollectorRegistry, address: str, ask: Callable[[], Health]) -> Iterator[int]:
+def serve(registry: CollectorRegistry, address: str, ask: Callable[[], Health], guard: Guard = OPEN) -> Iterator[int]:
     """All of it at host:port while the context lasts, in a thread; yields the port, which is chosen here for port 0. Raises PortTaken."""
     host, _, port = address.rpartition(":")
     try:
         listening = socket.create_server((host, int(port)))
     except OSError as error:
         raise PortTaken(f"metrics.address = {address}: {error.strerror}; stop who listens there, or set metrics.address") from error
-    config = uvicorn.Config(app(registry, ask), http="h11", ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app(registry, ask, guard.password), http="h11", ws="none", lifespan="off", loop="asyncio", log_config=None, access_log=False,
+        ssl_certfile=guard.certificate_file, ssl_keyfile=guard.key_file,
+    )  # fmt: skip
     server = uvicorn.Server(config)
     thread = Thread(target=server.run, kwargs={"sockets": [listening]}, name="health", daemon=True)
     thread.start()

@@ -207,8 +207,10 @@ def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str,
     metrics.METRICS.state_limit_bytes.set(settings.learn.state_budget)
     ProcessCollector(registry=registry)
     began = time.monotonic()
-    with health.serve(registry, settings.metrics.address, lambda: health_of(settings)) as port:
-        LOG.info("metrics", at=f"http://{settings.metrics.address.rpartition(':')[0]}:{port}/metrics")
+    guard = guard_of(settings)
+    with health.serve(registry, settings.metrics.address, lambda: health_of(settings), guard) as port:
+        scheme = "http" if guard.certificate_file is None else "https"
+        LOG.info("metrics", at=f"{scheme}://{settings.metrics.address.rpartition(':')[0]}:{port}/metrics")
         patience = time.monotonic() + PATIENCE_SECONDS
         while True:
             before = PUBLISHER.commits if PUBLISHER is not None else 0
@@ -318,6 +320,12 @@ def look_at_rejected(options: Mapping[str, Any], prefix: str, over: threading.Ev
 
 
 REJECTED_SECONDS = 30.0
+
+
+def guard_of(settings: Settings) -> health.Guard:
+    given = settings.metrics
+    password = given.password.get_secret_value() if given.password is not None else None
+    return health.Guard(password, given.tls_certificate_file, given.tls_key_file)
 
 
 def health_of(settings: Settings) -> health.Health:

@@ -1,22 +1,28 @@
 """What is asked of a run over HTTP, by a real client of a real server."""
 
+import base64
 import json
 import socket
+import ssl
 import urllib.error
 import urllib.request
 
 import pytest
+import trustme
 from prometheus_client import CollectorRegistry
 
-from pipeline.health import Health, serve, tell_model
+from pipeline.health import Guard, Health, serve, tell_model
 from pipeline.metrics import Metrics, PortTaken
 
 WELL = Health("meters", "1.2.3", "b3c1", 12, [])
 
 
-def ask(port, path):
+def ask(port, path, password=None):
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
+    if password is not None:
+        asked.add_header("authorization", "Basic " + base64.b64encode(password.encode()).decode())
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        with urllib.request.urlopen(asked, timeout=10) as answer:
             return answer.status, answer.headers["content-type"], answer.read().decode()
     except urllib.error.HTTPError as refused:
         with refused:
@@ -62,3 +68,25 @@ def test_of_a_version_that_serves_no_more_nothing_is_said():
         tell_model(metrics, "default", version)
     said = [sample.labels["version"] for family in registry.collect() for sample in family.samples if sample.name == "tidecast_model_info"]
     assert said == ["b"]
+
+
+def test_a_password_is_asked_for_where_numbers_are_told():
+    with serve(CollectorRegistry(), "127.0.0.1:0", lambda: WELL, Guard(password="s3cret")) as port:
+        given = (None, "", "tidecast:wrong", "other:s3cret", "tidecast:s3cret")
+        assert [ask(port, "/metrics", password)[0] for password in given] == [401, 401, 401, 401, 200]
+        assert [ask(port, path)[0] for path in ("/livez", "/readyz", "/version")] == [200, 200, 401]
+
+
+def test_it_is_served_with_a_certificate_where_there_is_one(tmp_path):
+    authority = trustme.CA()
+    mine = authority.issue_cert("127.0.0.1")
+    certificate, key = tmp_path / "certificate.pem", tmp_path / "key.pem"
+    mine.cert_chain_pems[0].write_to_path(certificate)
+    mine.private_key_pem.write_to_path(key)
+    trusts = ssl.create_default_context()
+    authority.configure_trust(trusts)
+    with serve(CollectorRegistry(), "127.0.0.1:0", lambda: WELL, Guard(None, str(certificate), str(key))) as port:
+        with urllib.request.urlopen(f"https://127.0.0.1:{port}/livez", timeout=10, context=trusts) as answer:
+            assert answer.read() == b"alive\n"
+        with pytest.raises(urllib.error.URLError, match="certificate verify failed"):
+            urllib.request.urlopen(f"https://127.0.0.1:{port}/livez", timeout=10, context=ssl.create_default_context())
