@@ -104,6 +104,7 @@ class Shard:
         # Seconds of descent left until a process of its own is worth it
         self.alone = LOADING_SECONDS if spec.apart and self.learner.device.type == "cpu" else math.inf
         self.beside: tuple[Exercise, Apart | None, float] | None = None  # what is being learnt, where, and the seconds spent on it here
+        self.taught_on: np.ndarray | None = None  # lengths of what the newest instant taught, until it is told
         self.began_at = 0  # observations consumed before a recovery
         self.newest: dict[int, tuple[float, float, tuple[float, float]]] = {}  # watched slot -> last value, next forecast, widest band
         self.owed: list[Message] = []  # released between blocks, by recovery
@@ -255,10 +256,11 @@ class Shard:
     def _issue(self, step: Step, batch: list[events.Sample], told: list[Told]) -> list[Message]:
         """The forecasts of a step; of a cell that has been forecast without its sample, none."""
         issued = [t for t in told if step.issued[t.row] and not batch[t.row].inserted]
-        actual = np.array([t.value for t in told])
-        self.meter.step(step, actual)
-        if self.spec.watched:
-            self.meter.watch(step, [t.series for t in told], actual)
+        if metrics.METRICS is not None:
+            actual = np.array([t.value for t in told])
+            self.meter.step(step, actual)
+            if self.spec.watched:
+                self.meter.watch(step, [t.series for t in told], actual)
         for t in issued:
             if t.series in self.spec.watched:
                 slot, band = batch[t.row].slot, (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
@@ -323,8 +325,9 @@ class Shard:
             apart.wait(exercise)
         decisions = self.learner.finish(exercise)
         self._taught(exercise, seconds + time.perf_counter() - began)
-        for d in decisions:
-            self.meter.decide(d.kind, d.cause, d.numbers)
+        if metrics.METRICS is not None:
+            for d in decisions:
+                self.meter.decide(d.kind, d.cause, d.numbers)
         return [self._decided(d, exercise.instant) for d in decisions]
 
     def close(self) -> None:
@@ -379,6 +382,12 @@ class Shard:
         self.meter.ledger(m, {**self.gather.totals(), "forgotten": self.gather.forgotten}, len(block.rejected))
         self.meter.tell(m)
         m.series_in_two_partitions.set(len(self.gather.elsewhere))
+        if self.taught_on is not None:  # once a block, however many instants it has passed
+            m.train_loss.set(self.learner.training["loss"])
+            m.gradient_norm.set(self.learner.training["gradient_norm"])
+            m.learning_rate.set(self.learner.descent.rate_now())
+            m.padding_ratio.set(padding(self.taught_on))
+            self.taught_on = None
 
     def _taught(self, exercise: Exercise, seconds: float) -> None:
         m = metrics.METRICS
@@ -388,12 +397,7 @@ class Shard:
             self.changed = time.time()
         m.train_steps.inc()
         m.train_step_seconds.observe(seconds)
-        m.train_loss.set(self.learner.training["loss"])
-        m.gradient_norm.set(self.learner.training["gradient_norm"])
-        m.learning_rate.set(self.learner.descent.rate_now())
-        lengths = exercise.whole.lengths
-        if len(lengths):
-            m.padding_ratio.set(padding(lengths))
+        self.taught_on = exercise.whole.lengths
 
     def status(self) -> dict[str, Any]:
         """What tables, pages and summaries show; see `tidecast.status.v1`."""

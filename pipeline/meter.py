@@ -7,6 +7,7 @@ Letters: N samples in a step, H lead times, B central bands.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -66,11 +67,10 @@ class Meter:
 
     def step(self, step: Scored, actual: np.ndarray) -> None:
         """Count what a step served, scored and covered; `actual` (N,)."""
-        off = [step.s_point, step.s_baseline_point]
         with np.errstate(over="ignore", invalid="ignore"):
-            scaled = [np.abs(actual[:, None] - point) / step.size[:, None] for point in off]
+            scaled = [np.abs(actual[:, None] - point) / step.size[:, None] for point in (step.s_point, step.s_baseline_point)]
         for k, loss in enumerate((*scaled, step.s_pinball)):
-            self._losses[k] += np.where(step.scored, np.minimum(np.nan_to_num(loss, nan=HUGE, posinf=HUGE), HUGE), 0).sum(0)
+            self._losses[k] += (np.fmin(loss, HUGE) * step.scored).sum(0)  # of a NaN and a number, fmin takes the number
         self._served += np.bincount(step.by[step.issued, 0], minlength=len(self._experts))
         self._scored += step.scored.sum(0)
         self._covered += step.covered.sum(0)  # covered only where scored
@@ -92,8 +92,8 @@ class Meter:
     def window(self, slots: Sequence[int]) -> None:
         """Count what an instant closes, a slot for each of its cells."""
         if slots:
-            cells = np.unique(np.array(slots), return_counts=True)[1]
-            self._windows.append((len(cells), int(cells.max())))
+            cells = Counter(slots)
+            self._windows.append((len(cells), max(cells.values())))
 
     def decide(self, kind: str, cause: str, numbers: Mapping[str, Any]) -> None:
         """Count a decision of the learner."""
@@ -119,9 +119,11 @@ class Meter:
                 metrics.interval_covered.labels(band=f"{band:g}", lead=lead).inc(covered)
         metrics.anomalies.inc(self._anomalies)
         for signal, count in self._drifts.items():
-            metrics.drift_events.labels(signal=signal).inc(count)
+            if count:
+                metrics.drift_events.labels(signal=signal).inc(count)
         for reason, count in self._skipped.items():
-            metrics.updates_skipped.labels(reason=reason).inc(count)
+            if count:
+                metrics.updates_skipped.labels(reason=reason).inc(count)
         for series, steps in self._windows:
             metrics.window_series.observe(series)
             metrics.sequence_length_steps.observe(steps)

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TypeVar, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -200,10 +201,22 @@ def stage(name: str, elements_in: int) -> Iterator[list[int]]:
 def passed(name: str, elements_in: int, elements_out: int, seconds: float) -> None:
     """A block has passed a stage; one that says no more than that time has passed does not count. Clocks are read for metrics alone."""
     if METRICS is not None and (elements_in or elements_out):
-        METRICS.stage_duration_seconds.labels(stage=name).observe(seconds)
-        METRICS.stage_elements_in.labels(stage=name).inc(elements_in)
-        METRICS.stage_elements_out.labels(stage=name).inc(elements_out)
-        METRICS.last_processed_timestamp_seconds.labels(stage=name).set_to_current_time()
+        took, put_in, came_out, newest = of_stage(METRICS, name)
+        took.observe(seconds)
+        put_in.inc(elements_in)
+        came_out.inc(elements_out)
+        newest.set_to_current_time()
+
+
+@lru_cache(maxsize=len(STAGES))
+def of_stage(metrics: Metrics, name: str) -> tuple[Histogram, Counter, Counter, Gauge]:
+    """Looked up once: to find a label takes longer than to count."""
+    return (
+        metrics.stage_duration_seconds.labels(stage=name),
+        metrics.stage_elements_in.labels(stage=name),
+        metrics.stage_elements_out.labels(stage=name),
+        metrics.last_processed_timestamp_seconds.labels(stage=name),
+    )
 
 
 def staged(name: str, elements_in: int, steps: Iterator[list[Element]]) -> Iterator[list[Element]]:

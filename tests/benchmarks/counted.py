@@ -1,4 +1,4 @@
-"""What metrics cost: throughput with them, served and scraped once a second, against without. `python -m tests.benchmarks.counted`.
+"""What metrics cost: throughput with them, served, and scraped once a run, against without. `python -m tests.benchmarks.counted`.
 
 The flow over a file of 21 hourly series, in this process and on one core, learning at every hour; pairs in turn, the order
 of each drawn. A row has the median over pairs of on / off, by CPU time (what a machine with other work says least wrong) and by wall.
@@ -8,7 +8,6 @@ import argparse
 import random
 import statistics
 import tempfile
-import threading
 import time
 import urllib.request
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ from pipeline.settings import Settings
 from tests.benchmarks.rows import write
 
 SERIES = 21
-SCRAPE_SECONDS = 1.0  # Prometheus looks every 15: this is on the safe side
 
 
 def made(path, steps):
@@ -35,27 +33,20 @@ def made(path, steps):
 
 @contextmanager
 def counting(*, on):
-    """Metrics of a run, and somebody who asks for them."""
+    """Metrics of a run, served; what it gives reads them once."""
     if not on:
         metrics.METRICS = None
-        yield
+        yield lambda: None
         return
-    registry, over = CollectorRegistry(), threading.Event()
+    registry = CollectorRegistry()
     metrics.METRICS = Metrics(registry)
     with health.serve(registry, "127.0.0.1:0", lambda: Health("a", "0", None, 0, [])) as port:
 
-        def look():
-            while not over.wait(SCRAPE_SECONDS):
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-                    answer.read()
+        def look():  # a run takes seconds, and Prometheus looks every 15
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                answer.read()
 
-        scraper = threading.Thread(target=look)
-        scraper.start()
-        try:
-            yield
-        finally:
-            over.set()
-            scraper.join()
+        yield look
     assert registry.get_sample_value("tidecast_observations_consumed_total")
     metrics.METRICS = None
 
@@ -64,9 +55,10 @@ def seconds(file, *, on):
     """CPU and wall time of one run."""
     flags = {"input.topics": "x", "series.step": "1h", "input.at_format": "s", "metrics.series": "s0,s1"}
     settings = Settings.read(None, {}, flags | {"forecast.publish_from": "earliest"})
-    with counting(on=on):
+    with counting(on=on) as look:
         cpu, wall = time.process_time(), time.perf_counter()
         operate.replay(settings, file, out=None, as_is=False, close=False, wide_rows=False, start=None, dump=False, decisions=None)
+        look()
         return time.process_time() - cpu, time.perf_counter() - wall
 
 
