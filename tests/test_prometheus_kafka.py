@@ -146,7 +146,7 @@ def test_promtool_finds_nothing_in_the_metrics_and_they_are_small(observed: Obse
 def test_it_is_ready_once_it_has_caught_up(observed: Observed) -> None:
     until(lambda: observed.values("tidecast_forecasts_published_total > 100"), told=observed.instance.said)
     said = json.loads(observed.text("/readyz"))
-    assert said["ready"]
+    assert said["ready"], said
     assert said["model_version"] == json.loads(observed.text("/version"))["model_version"]
     assert observed.values(f'tidecast_model_info{{version="{said["model_version"]}"}}') == [1.0]
 
