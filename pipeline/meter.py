@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.metrics import EXPORTED, LEADS, SIGNALS, SKIPPED, Metrics, lead_bucket
+from pipeline.records import Block, Reason
 
 HUGE = 1e6  # one-step changes; a single error must not be all that a sum holds from there on
 
@@ -60,10 +61,21 @@ class Meter:
         self._anomalies = 0
         self._drifts = dict.fromkeys(SIGNALS, 0)
         self._skipped = dict.fromkeys(SKIPPED, 0)
+        self._records: Counter[str] = Counter()  # by topic
+        self._rejected: Counter[Reason] = Counter()
+        self._filtered = 0
         self._windows: list[tuple[int, int]] = []  # series, and steps of the longest sequence, of each instant
         self._values: dict[str, float] = {}  # of watched series: newest observed; forecast, and made earlier, by lead
         self._ahead: dict[tuple[str, int], float] = {}
         self._earlier: dict[tuple[str, int], float] = {}
+
+    def read(self, block: Block) -> None:
+        """Count what a block has brought."""
+        self._records[block.source.topic] += len(block.records)
+        self._filtered += block.filtered
+        for rejection in block.rejected:
+            self._rejected[rejection.reason] += 1
+            self._records[block.source.topic] += rejection.record < 0  # one that could not be read is not among the records
 
     def step(self, step: Scored, actual: np.ndarray) -> None:
         """Count what a step served, scored and covered; `actual` (N,)."""
@@ -104,6 +116,11 @@ class Meter:
 
     def tell(self, metrics: Metrics) -> None:
         """Add it all to the counters."""
+        metrics.observations_filtered.inc(self._filtered)
+        for topic, count in self._records.items():
+            metrics.records_read.labels(topic=topic).inc(count)
+        for reason, count in self._rejected.items():
+            metrics.observations_rejected.labels(reason=reason).inc(count)
         for expert, count in zip(self._experts, self._served.tolist(), strict=True):
             metrics.forecasts_served.labels(expert=expert).inc(count)
         for k in np.unique(self._bucket[self._scored > 0]).tolist():
@@ -121,9 +138,9 @@ class Meter:
         for signal, count in self._drifts.items():
             if count:
                 metrics.drift_events.labels(signal=signal).inc(count)
-        for reason, count in self._skipped.items():
+        for cause, count in self._skipped.items():
             if count:
-                metrics.updates_skipped.labels(reason=reason).inc(count)
+                metrics.updates_skipped.labels(reason=cause).inc(count)
         for series, steps in self._windows:
             metrics.window_series.observe(series)
             metrics.sequence_length_steps.observe(steps)
@@ -134,8 +151,8 @@ class Meter:
                 gauge.labels(series=name, lead=str(ahead)).set(value)
         self._clear()
 
-    def ledger(self, metrics: Metrics, now: Mapping[str, int], refused: int) -> None:
-        """Raise the counters of the flow to `now`; `refused`: of the rejected ones, those that have been counted by their reason."""
+    def ledger(self, metrics: Metrics, now: Mapping[str, int]) -> None:
+        """Raise the counters of the flow to `now`; to be told before `tell`, which forgets what was rejected by its reason."""
         counters = {
             "consumed": metrics.observations_consumed,
             "used": metrics.observations_used,
@@ -145,8 +162,8 @@ class Meter:
         }
         for name, counter in counters.items():
             counter.inc(now[name] - self._flow.get(name, 0))
-        rest = now["rejected"] - self._flow.get("rejected", 0) - refused
-        metrics.observations_rejected.labels(reason="too_many_series").inc(max(rest, 0))
+        rest = now["rejected"] - self._flow.get("rejected", 0) - self._rejected.total()
+        self._rejected["too_many_series"] += max(rest, 0)
         self._flow = dict(now)
 
     def skill(self, metrics: Metrics, by_lead: Mapping[str, float]) -> None:

@@ -319,7 +319,7 @@ def look_at_rejected(options: Mapping[str, Any], prefix: str, over: threading.Ev
         over.wait(REJECTED_SECONDS)
 
 
-REJECTED_SECONDS = 30.0
+REJECTED_SECONDS = 60.0
 
 
 def guard_of(settings: Settings) -> health.Guard:

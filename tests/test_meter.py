@@ -43,7 +43,7 @@ def blocks():
     values = [json.dumps({"series": s, "at": rfc3339(BEGIN + t * HOUR), "value": v}).encode() for s, t, v in rows]
     for first in range(0, len(rows), 30):
         records = [Raw(first + i, BEGIN + rows[first + i][1] * HOUR, None, v) for i, v in enumerate(values[first : first + 30])]
-        yield RawBlock(SOURCE, first, first + len(records), 0.0, records=records)
+        yield RawBlock(SOURCE, first, first + len(records), first / 100, ended=first + 30 >= len(rows), records=records)
 
 
 @pytest.fixture
