@@ -48,6 +48,16 @@ def buckets(lengths: np.ndarray) -> list[np.ndarray]:
     return [rows[which == k] for k in range(len(ends)) if (which == k).any()]
 
 
+def padding(lengths: np.ndarray) -> float:
+    """The part of the padded batches of these sequences that is padding.
+
+    >>> padding(np.array([4, 3, 4])), padding(np.array([4, 1, 4, 1]))
+    (0.08333333333333333, 0.0)
+    """
+    whole = sum(len(bucket) * int(lengths[bucket].max()) for bucket in buckets(lengths))
+    return float(1 - lengths.sum() / whole) if whole else 0.0
+
+
 def rows(x: np.ndarray, device: torch.device) -> Tensor:
     """(N, ...) as a float32 tensor of a multiple of `ROWS` rows, zeros behind."""
     out = np.zeros((-(-len(x) // ROWS) * ROWS, *x.shape[1:]), np.float32)

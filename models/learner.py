@@ -155,6 +155,7 @@ class Step(NamedTuple):
     s_baseline: np.ndarray  # (N, H) index into `Learner.experts`: the baseline that had been better when it was issued
     s_baseline_point: np.ndarray  # (N, H)
     covered: np.ndarray  # (N, H, B) bool, bands as `Learner.bands`
+    s_pinball: np.ndarray  # (N, H) pinball loss, mean over the levels but the median, in units of `size`
     parts: np.ndarray  # (N, K, H) what every expert said, as `Learner.parts` names them, less the level, in units of the size
     level: np.ndarray  # (N,)
     size: np.ndarray  # (N,)
@@ -171,7 +172,8 @@ def no_step(count: int, horizon: int, levels: int, bands: int, experts: int, upd
     return Step(
         np.zeros(count, bool), numbers, np.zeros((count, levels, horizon)), codes, codes.copy(), np.zeros(count, bool),
         np.zeros(count, np.int64), np.full(count, updates), none, numbers.copy(), codes.copy(), codes.copy(), numbers.copy(),
-        np.zeros((count, horizon, bands), bool), np.zeros((count, experts, horizon), np.float32), np.zeros(count), np.ones(count),
+        np.zeros((count, horizon, bands), bool), numbers.copy(), np.zeros((count, experts, horizon), np.float32),
+        np.zeros(count), np.ones(count),
     )  # fmt: skip
 
 
@@ -597,6 +599,11 @@ class Learner:
         step.s_point[on], step.s_baseline_point[on] = (np.where(due, finite(p), 0) for p in (point, base))
         inside = (edges[..., self.edges.low] <= actual[..., None]) & (actual[..., None] <= edges[..., self.edges.high])
         step.covered[on] = inside & due[..., None]
+        if len(self.tails):
+            with np.errstate(over="ignore", invalid="ignore"):
+                over, levels = actual[..., None] - edges, np.array(self.config.levels)[self.tails]
+                pinball = np.maximum(levels * over, (levels - 1) * over).mean(-1) / now.size[rows, None]
+            step.s_pinball[on] = np.where(due, finite(np.nan_to_num(pinball)), 0)
         with np.errstate(over="ignore"):
             errors = errors_of(actual[:, None], np.stack([net, seasonal, level], 1)) / now.size[rows, None, None]
         worst = scale.ROBUST * now.naive[rows, 0]
@@ -850,6 +857,10 @@ class Learner:
         """The slot of every series, by its key."""
         slots = np.flatnonzero(self.memory["live"]).tolist()
         return dict(zip(self.memory["key"][slots].tolist(), slots, strict=True))
+
+    def state_bytes(self) -> int:
+        """What is remembered of the series that there are."""
+        return self.memory.used * (self.memory.bytes_each() + len(self.generations) * self.learnt.dtype.itemsize)
 
     def updates(self, generation: int) -> int:
         """Learning instants behind a generation; for one that is not kept, as of the newest before it."""

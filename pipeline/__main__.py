@@ -46,6 +46,7 @@ Topic = Annotated[str | None, typer.Option(help="The topic to read; a regular ex
 Step = Annotated[str | None, typer.Option(help="Spacing of the samples: 1s, 15min, 1h, 1d.")]
 Season = Annotated[str | None, typer.Option(help="Steps of a season.")]
 Horizon = Annotated[int | None, typer.Option(help="Steps to forecast ahead.")]
+Scraped = Annotated[bool, typer.Option("--prometheus", help="Start a Prometheus beside it, with our rules; it must be on PATH.")]
 Application = Annotated[str | None, typer.Option(help="Names the consumer group, the transaction and the state.")]
 
 
@@ -132,6 +133,7 @@ def root(
 def demo(
     seconds: Annotated[float, typer.Option(help="How long to run.", min=5)] = 60.0,
     bootstrap: Bootstrap = None,
+    prometheus: Scraped = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """See it work: a real Kafka on this machine, ten thousand half-hours of New York's taxis replayed into it, a live table.
@@ -142,7 +144,7 @@ def demo(
         from pipeline.demo import run_demo
         from pipeline.summary import console, show, what_next
 
-        result, interrupted = run_demo(seconds, bootstrap=bootstrap, quiet=as_json)
+        result, interrupted = run_demo(seconds, bootstrap=bootstrap, quiet=as_json, prometheus=prometheus)
         if as_json:
             print_json(result)
         else:

@@ -7,6 +7,7 @@ Nobody looks at event times here.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,6 +21,7 @@ from apache_beam.utils.timestamp import Duration
 
 from pipeline.dump import Dump, DumpReader, decisions
 from pipeline.files import File, FileReader, FileUnreadable, WideRows
+from pipeline.metrics import passed
 from pipeline.poller import InputError, InputTrimmed, NotAuthorised, PartitionsAdded, Poller, TopicMissing, starts
 from pipeline.records import Raw, RawBlock, Source
 
@@ -219,10 +221,14 @@ class Read(beam.DoFn):
     ) -> Iterator[RawBlock]:
         """Raises InputError when the input cannot be read on."""
         source, position = Source(element[0], element[1]), tracker.current_restriction().start
+        began = time.perf_counter()
         block, pause = step(_reader(self._input), source, position, lingers=self._lingers)
         if block is not None:
             if block.next > position and not tracker.try_claim(block.next - 1):
                 return
+            if block.next > position:
+                count = len(block.records) + len(block.unreadable)
+                passed("read", count, count, time.perf_counter() - began)
             yield block
             if block.ended:
                 tracker.try_claim(FOR_EVER - 1)

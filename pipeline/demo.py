@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from rich.console import Console
 from rich.live import Live
@@ -25,11 +26,12 @@ PARTITIONS = 4
 # second, and so little that latency shows the product and not a queue, however slow the machine.
 AHEAD_SECONDS = 0.15
 LEAST_AHEAD = 4  # steps
+LOOK_AT = 'tidecast_observed_value{series="nyc_taxi"} or tidecast_forecast_made_earlier{series="nyc_taxi"}'
 WATCHED = (feed.TAXI, "synthetic/wave-0", "synthetic/walk-0", "synthetic/level-0", "synthetic/count-0")
 
 
-def settings_for(bootstrap: str, folder: Path, name: str) -> Settings:
-    """What a user would say of this data, and nothing else but where things lie."""
+def settings_for(bootstrap: str, folder: Path, name: str, metrics: str) -> Settings:
+    """What a user would say of this data, and nothing else but where things lie; `metrics`: host:port."""
     return Settings.read(
         None,
         {},
@@ -43,7 +45,7 @@ def settings_for(bootstrap: str, folder: Path, name: str) -> Settings:
             "forecast.publish_from": "earliest",
             "commit.state": str(folder / "state"),
             "metrics.series": list(WATCHED),
-            "metrics.address": "127.0.0.1:0",
+            "metrics.address": metrics,
             "page.address": "127.0.0.1:0",
         },
     )
@@ -73,7 +75,7 @@ def producer(bootstrap: str, topic: str) -> Iterator[Callable[[int], None]]:
             child.wait()
 
 
-def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> tuple[dict[str, Any], bool]:
+def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool, prometheus: bool) -> tuple[dict[str, Any], bool]:
     """The summary, after `seconds` of streaming, and whether Ctrl-C came first; what was started is stopped, whatever happens."""
     err = Console(stderr=True)
     with ExitStack() as stack:
@@ -83,7 +85,16 @@ def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> tuple[dic
 
             err.print("starting a Kafka broker on this machine ...")
             bootstrap = stack.enter_context(Broker(folder / "broker", die_with_parent=True)).bootstrap
-        settings = settings_for(bootstrap, folder, f"demo-{time.strftime('%H%M%S')}")
+        name, metrics = f"demo-{time.strftime('%H%M%S')}", "127.0.0.1:0"
+        if prometheus:
+            from pipeline.broker import free_port
+            from pipeline.scraper import prometheus as started
+
+            metrics = f"127.0.0.1:{free_port()}"
+            at = stack.enter_context(started(folder / "prometheus", {name: metrics}))
+            err.print(f"Prometheus: {at}/graph?g0.expr={quote(LOOK_AT)}&g0.tab=0&g0.range_input=10m", soft_wrap=True)
+            err.print(f"  alerts: {at}/alerts   rules: {at}/rules   what it reads: http://{metrics}/metrics", soft_wrap=True)
+        settings = settings_for(bootstrap, folder, name, metrics)
         operate.log_to_stderr(level="warning")
         operate.apply_topics(settings)
         operate.make_topic(settings, settings.input.topics[0], PARTITIONS)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import apache_beam as beam
 from apache_beam import coders
 
 from pipeline.learn import Learn, Spec
+from pipeline.metrics import stage
 from pipeline.records import Block, Message, RawBlock, decode_block, encode_block
 
 SHARD = b"0"  # one global model: the largest batches; more shards are independent learners, for a cluster
@@ -29,11 +31,19 @@ class BlockCoder(coders.Coder):
 coders.registry.register_coder(Block, BlockCoder)
 
 
+def decoded(decode: Callable[[RawBlock], Block], raw: RawBlock) -> Block:
+    """The block, counted."""
+    with stage("decode", len(raw.records) + len(raw.unreadable)) as out:
+        block = decode(raw)
+        out.append(len(block.at) + len(block.rejected))
+    return block
+
+
 def flow(raw: beam.PCollection[RawBlock], *, decode: Callable[[RawBlock], Block], spec: Spec) -> beam.PCollection[list[Message]]:
     """Every block is decoded and given to its shard, which scores, forecasts and learns."""
     return (
         raw
-        | "Decode" >> beam.Map(decode).with_output_types(Block)
+        | "Decode" >> beam.Map(partial(decoded, decode)).with_output_types(Block)
         | "Shard" >> beam.Map(lambda block: (SHARD, block)).with_output_types(tuple[bytes, Block])
         | "Learn" >> beam.ParDo(Learn(spec)).with_output_types(list[Message])
     )

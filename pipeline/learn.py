@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
+import resource
 import time
 import uuid
 from collections import deque
@@ -27,9 +28,10 @@ from apache_beam import coders
 from apache_beam.transforms import userstate
 
 from models.apart import Apart
+from models.batch import padding
 from models.learner import REASONS, Cells, Config, Exercise, Learner, Step, Tells
 from models.learner import Decision as Learnt
-from pipeline import compose, configure, events, taught
+from pipeline import compose, configure, events, metrics, taught
 from pipeline.compose import Told, Voice
 from pipeline.events import Rules
 from pipeline.gather import Gather
@@ -72,7 +74,6 @@ PACE = 0.2  # weight of the newest block in what a record takes
 LEAST_RECORDS = 20  # of a block: what it costs beside its records is a few of them
 STATUS_SECONDS = 0.5
 
-METRICS: Metrics | None = None  # set by whoever runs the flow in this process
 STATUS: dict[str, Any] = {}  # the newest status of the shard in this process, for tables and summaries
 LIVE: dict[bytes, Shard] = {}  # what state cells stand for, in an engine that keeps them by reference
 BY_REFERENCE = False
@@ -98,16 +99,19 @@ class Shard:
         self.digest = 0  # a sum over what was published, so that the order of partitions does not show
         self.arrived = 0.0  # wall clock of the newest block with samples
         self.told = 0.0  # wall clock of the newest status
+        self.changed = time.time()  # wall clock at which its weights last changed, for people
         self.pace = 0.0  # wall clock that a record takes, s
         self.apart: Apart | None = None
         # Seconds of descent left until a process of its own is worth it
         self.alone = LOADING_SECONDS if spec.apart and self.learner.device.type == "cpu" else math.inf
         self.beside: tuple[Exercise, Apart | None, float] | None = None  # what is being learnt, where, and the seconds spent on it here
+        self.taught_on: np.ndarray | None = None  # lengths of what the newest instant taught, until it is told
+        self.began_at = 0  # observations consumed before a recovery
         self.newest: dict[int, tuple[float, float, tuple[float, float]]] = {}  # watched slot -> last value, next forecast, widest band
         self.owed: list[Message] = []  # released between blocks, by recovery
         self.snapshots: deque[int] = deque(maxlen=3)  # how many decisions there were at the newest snapshots
         config = spec.config
-        self.meter = Meter(horizon=config.horizon, bands=self.learner.bands, experts=self.learner.experts)
+        self.meter = Meter(horizon=config.horizon, bands=self.learner.bands, experts=self.learner.experts, watched=spec.watched)
         self.voice = Voice(
             spec.application, spec.rules.step, config.horizon, tuple(config.levels), "default", self.learner.version,
             self.learner.experts, REASONS, self.learner.bands, spec.layout,
@@ -257,7 +261,11 @@ class Shard:
     def _issue(self, step: Step, batch: list[events.Sample], told: list[Told]) -> list[Message]:
         """The forecasts of a step; of a cell that has been forecast without its sample, none."""
         issued = [t for t in told if step.issued[t.row] and not batch[t.row].inserted]
-        self.meter.step(step)
+        if metrics.METRICS is not None:
+            actual = np.array([t.value for t in told])
+            self.meter.step(step, actual)
+            if self.spec.watched:
+                self.meter.watch(step, [t.series for t in told], actual)
         for t in issued:
             if t.series in self.spec.watched:
                 slot, band = batch[t.row].slot, (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
@@ -290,6 +298,8 @@ class Shard:
             apart.start(exercise)
         self.learnt = close.instant
         self.windows += len(set(slots))
+        if metrics.METRICS is not None:  # else nobody ever asks for what is kept
+            self.meter.window(slots)
         self.beside = exercise, apart, time.perf_counter() - began
         return out
 
@@ -319,9 +329,10 @@ class Shard:
         if apart is not None:
             apart.wait(exercise)
         decisions = self.learner.finish(exercise)
-        self._taught(seconds + time.perf_counter() - began)
-        for d in decisions:
-            self.meter.decide(d.kind, d.numbers)
+        self._taught(exercise, seconds + time.perf_counter() - began)
+        if metrics.METRICS is not None:
+            for d in decisions:
+                self.meter.decide(d.kind, d.cause, d.numbers)
         return [self._decided(d, exercise.instant) for d in decisions]
 
     def close(self) -> None:
@@ -350,15 +361,14 @@ class Shard:
     # What is counted
 
     def _count(self, block: Block) -> None:
-        if METRICS is not None:
-            self._measure(METRICS, block)
+        if metrics.METRICS is not None:
+            self.meter.read(block)
         if block.now - self.told >= STATUS_SECONDS or block.ended:
             self.told = block.now
             STATUS.clear()
             STATUS.update(self.status())
-            if METRICS is not None:
-                self.meter.skill(METRICS, STATUS["learner"]["skill"])
-                self.meter.weights(METRICS, STATUS["learner"]["weights"])
+            if metrics.METRICS is not None:
+                self._measure(metrics.METRICS)
 
     def _sum_up(self, out: list[Message]) -> list[Message]:
         for message in out:
@@ -367,23 +377,30 @@ class Shard:
                 self.digest = (self.digest + xxhash.xxh3_128_intdigest(message.value or b"", 0)) % (1 << 128)
         return out
 
-    def _measure(self, metrics: Metrics, block: Block) -> None:
-        metrics.records_read.labels(topic=block.source.topic).inc(len(block.records) + sum(r.record < 0 for r in block.rejected))
-        metrics.observations_filtered.inc(block.filtered)
-        for rejection in block.rejected:
-            metrics.observations_rejected.labels(reason=rejection.reason).inc()
-        self.meter.ledger(metrics, {**self.gather.totals(), "forgotten": self.gather.forgotten}, len(block.rejected))
-        self.meter.tell(metrics)
-        metrics.series_in_two_partitions.set(len(self.gather.elsewhere))
+    def _measure(self, m: Metrics) -> None:
+        """Tell what has been counted since the last time; to find labels at every block was a part in thirty of its work."""
+        self.meter.ledger(m, {**self.gather.totals(), "forgotten": self.gather.forgotten})
+        self.meter.tell(m)
+        self.meter.skill(m, STATUS["learner"]["skill"])
+        self.meter.weights(m, STATUS["learner"]["weights"])
+        m.state_bytes.set(self.learner.state_bytes())
+        m.series_in_two_partitions.set(len(self.gather.elsewhere))
+        if self.taught_on is not None:
+            m.train_loss.set(self.learner.training["loss"])
+            m.gradient_norm.set(self.learner.training["gradient_norm"])
+            m.learning_rate.set(self.learner.descent.rate_now())
+            m.padding_ratio.set(padding(self.taught_on))
+            self.taught_on = None
 
-    def _taught(self, seconds: float) -> None:
-        if METRICS is None:
+    def _taught(self, exercise: Exercise, seconds: float) -> None:
+        m = metrics.METRICS
+        if m is None:
             return
-        METRICS.train_steps.inc()
-        METRICS.train_step_seconds.observe(seconds)
-        METRICS.train_loss.set(self.learner.training["loss"])
-        METRICS.gradient_norm.set(self.learner.training["gradient_norm"])
-        METRICS.learning_rate.set(self.learner.descent.rate_now())
+        if exercise.outcome is not None and exercise.outcome.kind == "step":
+            self.changed = time.time()
+        m.train_steps.inc()
+        m.train_step_seconds.observe(seconds)
+        self.taught_on = exercise.whole.lengths
 
     def status(self) -> dict[str, Any]:
         """What tables, pages and summaries show; see `tidecast.status.v1`."""
@@ -546,6 +563,16 @@ def beside(learner: Learner) -> Apart | None:
         return None
 
 
+def memory_of(device: torch.device) -> int:
+    """Bytes: of tensors on a GPU; on a CPU, where they lie among all else, of this process."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * PAGE_BYTES
+
+
+PAGE_BYTES = resource.getpagesize()
+
+
 def one_thread() -> None:
     """Small steps are 10-20 times slower with more; the number is the calling thread's own."""
     if torch.get_num_threads() != 1:
@@ -625,7 +652,8 @@ class Learn(beam.DoFn):
         shard = cell.read()
         if not isinstance(shard, Shard):
             shard = wake(self.spec, shard)
-        for messages in shard.turns(element[1]):
+        block = element[1]
+        for messages in metrics.staged("learn", len(block.at) + len(block.rejected), shard.turns(block)):
             if messages:
                 yield messages
         cell.write(shard)
@@ -650,6 +678,7 @@ def wake(spec: Spec, frozen: FrozenShard | None) -> Shard:
                 f"application {spec.application!r} has committed what it forecast from another taught model (SHA-256 {RECOVERY['taught']}) "
                 f"than learn.start_from is now ({shard.taught}); bring the file back, or begin anew under another application"
             )
+        shard.began_at = shard.gather.totals()["consumed"]
         shard.repeat(RECOVERY)
     return shard
 
@@ -701,6 +730,8 @@ class LiveShard:
         global RECOVERY  # noqa: PLW0603 - see above
         RECOVERY = None
         shard = self.shard()
+        if metrics.METRICS is not None and shard is not None:
+            metrics.METRICS.recovery_replayed_observations.set(shard.gather.totals()["consumed"] - shard.began_at)
         if shard is not None and account and not shard.resume(account) and self.complain is not None:
             self.complain("what was repeated from the snapshot is not, byte for byte, what had been published")
 

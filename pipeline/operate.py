@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -23,11 +23,11 @@ from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 from kafka import KafkaProducer
 from kafka.errors import KafkaError, KafkaTimeoutError, RetriableError
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 
 from models.apart import Gone
 from models.snapshot import SnapshotDamaged
-from pipeline import consume, engine, learn, metrics, publish, taught, topics
+from pipeline import consume, engine, health, learn, metrics, publish, taught, topics
 from pipeline.configure import config_of, rules_of
 from pipeline.decode import Decoder, shape_of
 from pipeline.events import NEVER, Decision, LedgerBroken
@@ -40,6 +40,7 @@ from pipeline.lease import Held
 from pipeline.metrics import Metrics
 from pipeline.quantities import instant
 from pipeline.records import Message, Source, encode, identity, rfc3339
+from pipeline.scraper import NoPrometheus
 from pipeline.settings import Settings, SettingsError, kafka_options
 from pipeline.summary import summary
 from pipeline.taught import NotTaught
@@ -78,6 +79,7 @@ NAMED: tuple[tuple[type[BaseException], int], ...] = (
     (NoHistory, FAILED),
     (BrokerError, FAILED),
     (BrokersAway, FAILED),
+    (NoPrometheus, FAILED),
     (KafkaError, FAILED),
 )
 
@@ -172,6 +174,7 @@ class Seen(NamedTuple):
 
 
 PUBLISHER: publish.KafkaPublisher | None = None  # of the run in this process
+SERVING = False  # its engine runs: it neither starts nor waits for brokers
 
 
 def now_at() -> Seen:
@@ -189,9 +192,14 @@ def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str,
     Raises what NAMED lists. Broker trouble is waited out: the engine starts again from the last commit.
     """
     registry = CollectorRegistry()
-    learn.METRICS = Metrics(registry)
+    metrics.METRICS = Metrics(registry)
+    metrics.METRICS.state_limit_bytes.set(settings.learn.state_budget)
+    ProcessCollector(registry=registry)
     began = time.monotonic()
-    with metrics.serve(registry, settings.metrics.address):
+    guard = guard_of(settings)
+    with health.serve(registry, settings.metrics.address, lambda: health_of(settings), guard) as port:
+        scheme = "http" if guard.certificate_file is None else "https"
+        LOG.info("metrics", at=f"{scheme}://{settings.metrics.address.rpartition(':')[0]}:{port}/metrics")
         patience = time.monotonic() + PATIENCE_SECONDS
         while True:
             before = PUBLISHER.commits if PUBLISHER is not None else 0
@@ -224,14 +232,14 @@ GARBAGE = 50_000  # objects more than before, at which Python looks for cycles; 
 
 def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> dict[str, Any]:
     """One life of the engine, from the last commit to a stop or an error."""
-    global PUBLISHER  # noqa: PLW0603 - one run a process; tables and pacers look here
+    global PUBLISHER, SERVING  # noqa: PLW0603 - one run a process; tables, pacers and health look here
     options, prefix, application = kafka_options(settings), settings.output.prefix, settings.application
     starts = look(settings, options)
     look_less_for_garbage()
     if not take_over:
         publish.refuse_if_alive(options, application=application, prefix=prefix)
     publisher = PUBLISHER = publish.PUBLISHER = publish.KafkaPublisher(
-        options, application=application, prefix=prefix, metrics=learn.METRICS
+        options, application=application, prefix=prefix, metrics=metrics.METRICS
     )
     shards = LiveShard(complain=_different)
     consume.GATE, consume.WAKE = shards.limit, engine.wake
@@ -244,6 +252,8 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         interval_s=settings.commit.interval / 1e6,
     )
     spec = spec_of(settings, tuple(sorted(starts)), now=time.time())._replace(champion=champion_of(settings))
+    looking = threading.Event()
+    looker = threading.Thread(target=look_at_rejected, args=(options, prefix, looking), name="rejected", daemon=True)
     heart = publish.Heart(options, application=application, prefix=prefix, instance=uuid.uuid4().hex)
     try:
         pipeline = beam.Pipeline(runner=engine.LocalRunner(durability), options=PipelineOptions(["--streaming"]))
@@ -251,6 +261,8 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         messages = flow(raw, decode=Decoder(shape_of(settings, kafka=True)).decode, spec=spec)
         _ = messages | "Publish" >> beam.ParDo(publish.Publish())
         result = pipeline.run()
+        SERVING = True
+        looker.start()
         LOG.info("reading", topics=sorted({s.topic for s in starts}), partitions=len(starts), application=application)
         while result.state == PipelineState.RUNNING:
             if stop.wait(BEAT_SECONDS):
@@ -260,6 +272,8 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         result.wait_until_finish()
         return summed(publisher, began)
     finally:
+        SERVING = False
+        looking.set()
         consume.close()
         shards.close()
         heart.close(status_now())
@@ -284,18 +298,53 @@ def look(settings: Settings, options: Mapping[str, Any]) -> dict[Source, int]:
     return starts
 
 
+def look_at_rejected(options: Mapping[str, Any], prefix: str, over: threading.Event) -> None:
+    """Now and then, in a thread of its own: how old the oldest rejected record is, which only the topic knows."""
+    while not over.is_set():
+        with suppress(publish.PublishError, KafkaError):  # nobody answers: what was known stays, and the commits tell of it
+            since = publish.oldest(options, topics.topic(prefix, "rejected"))
+            if metrics.METRICS is not None:
+                metrics.METRICS.rejected_oldest_age_seconds.set(0.0 if since is None else max(time.time() - since, 0.0))
+        over.wait(REJECTED_SECONDS)
+
+
+REJECTED_SECONDS = 60.0
+
+
+def guard_of(settings: Settings) -> health.Guard:
+    given = settings.metrics
+    password = given.password.get_secret_value() if given.password is not None else None
+    return health.Guard(password, given.tls_certificate_file, given.tls_key_file)
+
+
+def health_of(settings: Settings) -> health.Health:
+    """Whether the run in this process serves what it should: its shard is there, at the last commit or past it, and has caught up."""
+    shard = next(iter(learn.LIVE.values()), None)
+    lag, limit, missing = sum(consume.lag().values()), settings.metrics.ready_lag, []
+    if not SERVING:
+        missing.append("the engine does not run: it starts, or waits for the brokers")
+    if shard is None:
+        missing.append("no model is loaded: nothing has been read yet")
+    elif shard.gather.repeating:
+        missing.append("recovering: what was published after the last snapshot is repeated")
+    if lag > limit:
+        missing.append(f"{lag:,} records behind, allowed: {limit:,} (metrics.ready_lag)")
+    model = None if shard is None else shard.learner.version
+    return health.Health(settings.application, version("tidecast"), model, lag, missing)
+
+
 def _different(text: str) -> None:
     LOG.warning(text, meaning="another CPU or library computes otherwise; the state is as valid, only the bytes are not the same")
-    if learn.METRICS is not None:
-        learn.METRICS.state_digest_mismatches.inc()
+    if metrics.METRICS is not None:
+        metrics.METRICS.state_digest_mismatches.inc()
 
 
 def status_now() -> dict[str, Any]:
     """What the heartbeat tells, and the gauges that are asked for rather than counted."""
     seen = now_at()
     lags = consume.lag()
-    if learn.METRICS is not None:
-        m = learn.METRICS
+    if metrics.METRICS is not None:
+        m = metrics.METRICS
         for source, records in lags.items():
             m.consumer_lag_records.labels(topic=source.topic, partition=str(source.partition)).set(records)
         m.partitions_idle.set(seen.status.get("idle", 0))
@@ -304,6 +353,11 @@ def status_now() -> dict[str, Any]:
         watermark = seen.status.get("watermark")
         if watermark is not None:
             m.watermark_lag_seconds.set((seen.status["clock"] - watermark) / 1e6)
+        shard = next(iter(learn.LIVE.values()), None)
+        if shard is not None:
+            health.tell_model(m, shard.voice.model, shard.learner.version)
+            m.model_age_seconds.set(max(time.time() - shard.changed, 0.0))
+            m.device_memory_bytes.labels(device=str(shard.learner.device)).set(learn.memory_of(shard.learner.device))
     return {**seen.status, "lag": seen.lag, "commits": seen.commits, "latency_ms": seen.latency_ms}
 
 

@@ -24,7 +24,7 @@ from kafka.partitioner.default import murmur2
 from kafka.serializer import Serializer
 from kafka.structs import OffsetAndMetadata
 
-from pipeline.metrics import Latency, Metrics
+from pipeline.metrics import Latency, Metrics, stage
 from pipeline.records import Message, Status, encode, instant
 from pipeline.topics import MISSING, TopicsError, anybody, event_type, plan, topic, wanted
 
@@ -87,6 +87,8 @@ class OrNothing(Serializer):
 class Publisher(Protocol):
     """Where messages go."""
 
+    @property
+    def muted(self) -> bool: ...  # what is sent is dropped
     def send(self, message: Message) -> None: ...
 
 
@@ -98,8 +100,10 @@ class Publish(beam.DoFn):
 
     def process(self, element: list[Message]) -> None:
         assert PUBLISHER is not None, "publish.PUBLISHER is set before the flow runs"
-        for message in element:
-            PUBLISHER.send(message)
+        with stage("publish", len(element)) as out:
+            for message in element:
+                PUBLISHER.send(message)
+            out.append(0 if PUBLISHER.muted else len(element))
 
 
 class PublishAtLeastOnce(beam.DoFn):
@@ -297,6 +301,10 @@ class KafkaPublisher:
             return []  # nobody answers: the outage is the news, not the topics
         return [difference.topic for difference in found if difference.what == MISSING]
 
+    @property
+    def muted(self) -> bool:
+        return self._muted
+
     def mute(self, muted: bool, /) -> None:  # noqa: FBT001 - one flag, named by the verb
         self._muted = muted
 
@@ -468,6 +476,14 @@ def newest(options: Mapping[str, Any], name: str, key: bytes) -> bytes | None:
     return None
 
 
+def oldest(options: Mapping[str, Any], name: str) -> float | None:
+    """The timestamp (s) of the oldest record in a topic; None: it is empty. Raises CommitLost, PublishError."""
+    with reader(options, TopicPartition(name, 0), "read_committed") as consumer:
+        partitions = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
+        found = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
+        return min((one.timestamp / 1e3 for one in found.values() if one is not None), default=None)
+
+
 def settled(options: Mapping[str, Any], consumer: KafkaConsumer, partition: TopicPartition) -> int:
     """The end of a partition, once everything that is there now is decided. Raises CommitLost where that takes too long."""
     with reader(options, partition, "read_uncommitted") as anyone:
@@ -547,6 +563,8 @@ class Heart:
 
 class FilePublisher:
     """`replay --out`: one NDJSON file per topic, or forecasts on stdout, or nowhere."""
+
+    muted = False
 
     def __init__(self, out: str | None) -> None:
         self._folder = Path(out) if out not in (None, "-") else None

@@ -6,13 +6,14 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
+from importlib.metadata import version
 from typing import Any
 
 import torch
 from prometheus_client import CollectorRegistry
 from rich.console import Console
 
-from pipeline import lease, metrics, operate, retrain, schedule, store
+from pipeline import health, lease, metrics, operate, retrain, schedule, store
 from pipeline.quantities import instant
 from pipeline.registry import Manifest, Registry, RegistryError
 from pipeline.settings import SettingsError
@@ -53,7 +54,10 @@ class Retrainer:
         served = CollectorRegistry()
         if address is not None:
             self._report = self._report._replace(metrics=metrics.RetrainMetrics(served))
-        with metrics.serve(served, address) if address is not None else nullcontext():
+        settings = self._asked.settings
+        alive = health.Health(settings.application, version("tidecast"), None, 0, [])
+        answering = nullcontext() if address is None else health.serve(served, address, lambda: alive, operate.guard_of(settings))
+        with answering:
             retrain.stay(self._run.make, self._lease, times, stop=self._stop, ended=self._ended, failed=self._failed)
 
     def _ended(self, said: dict[str, Any]) -> None:

@@ -56,7 +56,7 @@ from pipeline.records import SECOND
 KINDS = ("forecasts", "scores", "late", "rejected", "models", "decisions", "status", "commits")  # our topics: <prefix>.<kind>.v1
 # Of what is in them: a message that old readers would not understand is another topic's, whose name ends in the next number.
 VERSIONS = dict.fromkeys(KINDS, 1)
-SECRETS = ("kafka.sasl_password", "kafka.tls_key_password")  # never in a file of settings, on a command line, or shown
+SECRETS = ("kafka.sasl_password", "kafka.tls_key_password", "metrics.password")  # never in a file of settings, on a command line, or shown
 MOST_COVARIATES = 32  # each takes 5 KB a series, one known ahead twice that and more
 HOUR = 3_600 * SECOND
 NOTHING: Mapping[str, Any] = {}
@@ -181,8 +181,13 @@ class Registry(Section):
 
 
 class Metrics(Section):
-    address: Address = about("where Prometheus reads, host:port", "127.0.0.1:9464")
+    address: Address = about("where Prometheus reads, host:port; `/livez`, `/readyz` and `/version` too", "127.0.0.1:9464")
     series: Names = about("the few series whose forecasts are exported", ())
+    ready_lag: Count = about("records behind, at most, at which `/readyz` says yes", 10_000, ge=0)
+    password: SecretStr | None = about("asked of who reads `/metrics` and `/version` (user `tidecast`); from the environment only", None)
+    password_file: File | None = about("file that holds the password", None)
+    tls_certificate_file: File | None = about("certificate (PEM) to serve with; none: plain HTTP", None)
+    tls_key_file: File | None = about("its key (PEM)", None)
 
 
 class Page(Section):
@@ -446,6 +451,7 @@ def contradictions(settings: Settings, given: Mapping[str, Any]) -> Iterator[Fau
     if settings.metrics.address == settings.page.address and not settings.page.address.endswith(":0"):
         yield Fault(("metrics.address", "page.address"), f"metrics.address and page.address are both {settings.page.address}")
     yield from contradictions_of_kafka(settings.kafka, given)
+    yield from contradictions_of_metrics(settings.metrics)
 
 
 KINDS_OF = {"span": ("fixed", "sliding"), "every": ("sliding", "session"), "gap": ("session",), "max_span": ("session",)}  # windows
@@ -505,6 +511,16 @@ def contradictions_of_kafka(kafka: Kafka, given: Mapping[str, Any]) -> Iterator[
             yield Fault((name,), f"{name} = {plain(value)}: no such file")
     if (kafka.tls_certificate_file is None) != (kafka.tls_key_file is None):
         names = ("kafka.tls_certificate_file", "kafka.tls_key_file")
+        yield Fault(names, " and ".join(names) + ": allowed: both or none")
+
+
+def contradictions_of_metrics(metrics: Metrics) -> Iterator[Fault]:
+    names = ("metrics.tls_certificate_file", "metrics.tls_key_file")
+    given = (metrics.tls_certificate_file, metrics.tls_key_file)
+    for name, value in zip(names, given, strict=True):
+        if value is not None and not Path(value).is_file():
+            yield Fault((name,), f"{name} = {plain(value)}: no such file")
+    if (given[0] is None) != (given[1] is None):
         yield Fault(names, " and ".join(names) + ": allowed: both or none")
 
 

@@ -18,6 +18,33 @@ import pytest
 from pipeline.broker import Broker
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--system", action="store_true", help="run those tests, too, that need packages of Debian")
+
+
+LEFT_OUT = pytest.StashKey[int]()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without `--system` (or `-m`, which says it itself), what comes from PyPI and Maven has to do; nothing is skipped in silence."""
+    config.stash[LEFT_OUT] = 0
+    if config.option.system or config.option.markexpr:
+        return
+    out = [item for item in items if item.get_closest_marker("system")]
+    if out:
+        items[:] = [item for item in items if item not in out]
+        config.hook.pytest_deselected(items=out)
+        config.stash[LEFT_OUT] = len(out)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if count := config.stash.get(LEFT_OUT, 0):
+        terminalreporter.write_line(
+            f"left out: {count} that need Debian's prometheus, prometheus-alertmanager or chromium; `uv run python -m tests` runs all"
+        )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # kafka-python 3.0 reads its schemas by a call that Python 3.11 and 3.12 deprecate and 3.13 takes back
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")

@@ -1,10 +1,13 @@
 """The first command of the README, as a newcomer runs it: shorter, but all of it."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -53,4 +56,28 @@ def test_ctrl_c_ends_the_demo_with_130_and_leaves_nothing_running():
     out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert "observations" in out, "the summary comes first"
+    assert children_of_the_demo() == []
+
+
+@pytest.mark.kafka
+@pytest.mark.system
+def test_a_prometheus_beside_the_demo_has_what_is_forecast_and_goes_with_it():
+    child = subprocess.Popen(
+        [sys.executable, "-m", "pipeline", "demo", "--seconds", "60", "--prometheus", "--json"],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    watch = threading.Timer(150, child.kill)
+    watch.start()
+    [at] = next(found for line in child.stderr if (found := re.findall(r"Prometheus: (http://[0-9.:]+)/graph", line)))
+    query = f"{at}/api/v1/query?query=tidecast_forecast_made_earlier%7Bseries=%22nyc_taxi%22,lead=%221%22%7D"
+    found = []
+    while not found and child.poll() is None:
+        with urllib.request.urlopen(query, timeout=10) as answer:
+            found = json.load(answer)["data"]["result"]
+        time.sleep(0.5)
+    child.send_signal(signal.SIGINT)
+    child.communicate(timeout=60)
+    watch.cancel()
+    assert 0 < float(found[0]["value"][1]) < 50_000
+    assert child.returncode == 130
     assert children_of_the_demo() == []

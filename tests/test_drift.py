@@ -192,7 +192,7 @@ def test_each_is_counted_once_under_its_signal():
     registry = CollectorRegistry()
     metrics, meter = Metrics(registry), Meter(horizon=6, bands=(0.9,), experts=("mixture",))
     for kind, signal in (("drift", "loss"), ("drift", "coverage"), ("drift", "loss"), ("fallback", "level")):
-        meter.decide(kind, {"signal": signal})
+        meter.decide(kind, "a cause", {"signal": signal})
     meter.tell(metrics)
     meter.tell(metrics)
     counts = {s: registry.get_sample_value("tidecast_drift_events_total", {"signal": s}) for s in ("loss", "level", "variance", "coverage")}

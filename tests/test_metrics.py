@@ -1,8 +1,6 @@
 """Metrics: every name of the contract that has a value, closed labels, zeros from the start, one exporter."""
 
 import re
-import socket
-import urllib.request
 from typing import get_args
 
 import pytest
@@ -10,11 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from pipeline.metrics import LEADS, SIGNALS, Metrics, PortTaken, lead_bucket, serve
+from pipeline import metrics
+from pipeline.metrics import LEADS, SIGNALS, SKIPPED, STAGES, Metrics, lead_bucket, staged
 from pipeline.records import Expert, Reason
 
 CLOSED = {  # label: every value that it may take; the others are partitions, topics, bands: as many as the settings say
-    "reason": set(get_args(Reason)),
+    "reason": {*get_args(Reason), *SKIPPED},
+    "stage": set(STAGES),
     "expert": set(get_args(Expert)),
     "lead": set(LEADS),
     "signal": set(SIGNALS),
@@ -36,7 +36,7 @@ def test_every_name_has_the_prefix_a_base_unit_and_a_word_of_help():
         assert not re.search(r"_(ms|milliseconds|minutes|kb|percent)$", name), name
         assert not name.endswith("_total"), name  # of what is not a counter; a counter's family has lost it
         if family.type == "histogram":
-            assert name.endswith("_seconds"), name
+            assert name.endswith(("_seconds", "_series", "_steps")), name
 
 
 def test_labels_are_a_short_known_list():
@@ -51,17 +51,39 @@ def test_labels_are_a_short_known_list():
 @pytest.mark.parametrize(
     ("name", "label"),
     [
-        ("tidecast_observations_rejected_total", "reason"),
         ("tidecast_forecasts_served_total", "expert"),
         ("tidecast_scores_total", "lead"),
         ("tidecast_commits_total", "outcome"),
         ("tidecast_drift_events_total", "signal"),
+        ("tidecast_scaled_absolute_error_total", "lead"),
+        ("tidecast_pinball_loss_total", "lead"),
+        ("tidecast_stage_elements_in_total", "stage"),
+        ("tidecast_stage_duration_seconds_count", "stage"),
     ],
 )
 def test_a_rate_has_its_zero_before_anything_has_happened(name, label):
     registry = CollectorRegistry()
     Metrics(registry)
     assert {registry.get_sample_value(name, {label: value}) for value in CLOSED[label]} == {0.0}
+
+
+@pytest.mark.parametrize(("name", "values"), [("observations_rejected", get_args(Reason)), ("updates_skipped", SKIPPED)])
+def test_reasons_have_theirs_too(name, values):
+    registry = CollectorRegistry()
+    Metrics(registry)
+    assert {registry.get_sample_value(f"tidecast_{name}_total", {"reason": value}) for value in values} == {0.0}
+
+
+def test_what_is_done_with_a_stages_output_is_not_its_own_time(monkeypatch):
+    registry = CollectorRegistry()
+    monkeypatch.setattr(metrics, "METRICS", Metrics(registry))
+    clock = iter([0.0, 1.0, 5.0, 7.0, 100.0, 100.5])  # begin, first given, taken up, second given, taken up, end
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+    assert list(staged("learn", 7, iter([[1, 2], [3]]))) == [[1, 2], [3]]
+    value = registry.get_sample_value
+    assert value("tidecast_stage_duration_seconds_sum", {"stage": "learn"}) == 1.0 + 2.0 + 0.5
+    assert value("tidecast_stage_elements_in_total", {"stage": "learn"}) == 7
+    assert value("tidecast_stage_elements_out_total", {"stage": "learn"}) == 3
 
 
 def test_two_runs_in_one_process_do_not_share_a_registry():
@@ -82,22 +104,6 @@ def test_latency_buckets_reach_a_minute():
 def test_every_lead_has_the_bucket_that_holds_it(lead):
     low, _, high = lead_bucket(lead).partition("-")
     assert int(low.rstrip("+")) <= lead <= int(high or (low if low == "1" else 10**9))
-
-
-def test_the_exporter_answers_while_the_context_lasts_and_gives_its_port_back():
-    registry = CollectorRegistry()
-    Metrics(registry).anomalies.inc(3)
-    with serve(registry, "127.0.0.1:0") as port, urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
-        assert b"tidecast_anomalies_total 3.0" in answer.read()
-    with socket.create_server(("127.0.0.1", port)):
-        pass
-
-
-def test_a_taken_port_is_an_error_that_names_the_setting():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(PortTaken, match=rf"metrics.address = {address}.*in use"), serve(CollectorRegistry(), address):
-            pass
 
 
 def test_the_text_is_what_prometheus_reads():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -12,6 +13,7 @@ from models import apart
 from models.apart import Apart
 from models.learner import Exercise, Learner
 from pipeline import learn, operate
+from pipeline.records import Source
 from pipeline.settings import Settings
 
 
@@ -101,3 +103,21 @@ def test_where_a_process_that_learns_cannot_start_it_is_said_once_and_learning_g
     assert [record.message for record in caplog.records if "process of its own" in record.message] == [
         "a process of its own for learning did not start: it stays in this one and slows forecasts down"
     ]
+
+
+def test_a_run_is_ready_when_it_runs_has_recovered_and_caught_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = settings(metrics__ready_lag="100")
+
+    def missing(*, serving: bool, repeating: bool | None, lag: int) -> str:
+        learner = SimpleNamespace(version="b3c1")
+        shard = SimpleNamespace(gather=SimpleNamespace(repeating=repeating), learner=learner)
+        monkeypatch.setattr(operate, "SERVING", serving)
+        monkeypatch.setattr(learn, "LIVE", {} if repeating is None else {b"a": shard})
+        monkeypatch.setattr(operate.consume, "lag", lambda: {Source("t", 0): lag - 1, Source("t", 1): 1})
+        return "; ".join(operate.health_of(given).missing)
+
+    assert missing(serving=True, repeating=False, lag=100) == ""
+    assert missing(serving=True, repeating=False, lag=101) == "101 records behind, allowed: 100 (metrics.ready_lag)"
+    assert missing(serving=True, repeating=True, lag=1).startswith("recovering")
+    assert missing(serving=True, repeating=None, lag=1).startswith("no model is loaded")
+    assert missing(serving=False, repeating=False, lag=1) == "the engine does not run: it starts, or waits for the brokers"

@@ -42,6 +42,8 @@ def test_a_rejected_record_has_its_own_headers_only():
 
 
 class Collects:
+    muted = False
+
     def __init__(self):
         self.sent = []
 

@@ -503,3 +503,13 @@ def test_batches_that_a_topic_finds_too_large_are_split_and_nothing_is_lost(kafk
     publisher.commit(record(1))
     publisher.close()
     assert values(kafka, f"{name}.forecasts.v1") == sorted(m.value for m in sent)
+
+
+def test_the_oldest_record_of_a_topic_has_its_time_whatever_its_partition(kafka, name):
+    apply(options(kafka), [Wanted(name, 3, {})], replication=-1)
+    assert publish.oldest(options(kafka), name) is None
+    producer = Producer({"bootstrap.servers": kafka})
+    for partition, ms in ((2, 1_700_000_000_000), (0, 1_600_000_000_000), (2, 1_500_000_000_000)):
+        producer.produce(name, b"x", partition=partition, timestamp=ms)
+    producer.flush(30)
+    assert publish.oldest(options(kafka), name) == 1_600_000_000.0  # the third lies behind a newer one, with which it goes

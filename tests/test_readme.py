@@ -70,7 +70,7 @@ def test_tables_are_what_the_code_says(table):
 
 
 def test_the_two_commands_are_there():
-    first, second = "pip install uv && uv run tidecast demo --seconds 60", "uv run pytest"
+    first, second = "pip install uv && uv run tidecast demo --seconds 60", "uv run python -m tests"
     assert README.index(f"```console\n{first}\n```") < README.index(f"```console\n{second}\n```")
 
 

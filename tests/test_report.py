@@ -6,13 +6,13 @@ import base64
 import hashlib
 import json
 import re
-import shutil
 import subprocess
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from arrivals import small, wavy
+from tools import tool
 
 from models.grid import Matrix, grid
 from models.learner import Decision
@@ -24,7 +24,6 @@ HOSTILE = (
     "<img src=x onerror=\"document.title='owned'\">",
     "{numbers}&amp;\u2028",
 )
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Elements(HTMLParser):
@@ -149,12 +148,14 @@ def test_a_backtest_that_has_scored_nothing_is_a_page_too(played):
     assert "nothing scored yet" in text
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
+@pytest.mark.system
 def test_a_browser_draws_it_and_runs_no_script_but_its_own(html, tmp_path):
     file = tmp_path / "page.html"
     file.write_text(html, encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}"]
-    done = subprocess.run([CHROMIUM, *options, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run(
+        [tool("chromium"), *options, "--dump-dom", file.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
     assert "<title>Backtest of &lt;b&gt;file&lt;/b&gt;.csv</title>" in done.stdout
     assert done.stdout.count('class="path k-ours"') >= 8
     assert not [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -1,0 +1,166 @@
+"""A real Prometheus scrapes a pipeline that runs on a real broker: every recording rule and every query of the boards has an answer."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import subprocess
+import threading
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from queries import recorded, rules
+
+from pipeline.broker import free_port
+from pipeline.scraper import RULES, NoPrometheus, prometheus
+from tests.conftest import create_topic
+from tests.instances import AT, Instance, Sample, make_ours, produce, samples, server, settings, until
+from tests.tools import tool
+
+pytestmark = [pytest.mark.kafka, pytest.mark.system, pytest.mark.slow]
+BOARDS = runpy.run_path(str(Path(__file__).parents[1] / "deploy" / "grafana" / "build.py"))["BOARDS"]
+QUERIES = {
+    f"{board.uid}: {panel.title}: {query.legend}": query.expression for board in BOARDS for panel in board.panels for query in panel.queries
+}
+NAME = "observed"
+WITHIN = 60.0  # s
+
+
+class Observed(NamedTuple):
+    prometheus: str
+    exporter: str  # host:port
+    instance: Instance
+
+    def answer(self, path: str, **asked: str) -> Any:
+        with urllib.request.urlopen(f"{self.prometheus}/api/v1/{path}?{urllib.parse.urlencode(asked)}", timeout=20) as found:
+            return json.load(found)["data"]
+
+    def values(self, expression: str) -> list[float]:
+        """Numbers, and no others, that an expression has now."""
+        plain = expression.replace("$__rate_interval", "20s")
+        for name in ("application", "lead", "series"):
+            plain = plain.replace(f"${name}", ".*")
+        found = [float(line["value"][1]) for line in self.answer("query", query=plain)["result"]]
+        return [value for value in found if math.isfinite(value)]
+
+    def text(self, path: str) -> str:
+        with urllib.request.urlopen(f"http://{self.exporter}{path}", timeout=20) as found:
+            return found.read().decode()
+
+
+@pytest.fixture(scope="module")
+def observed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
+    """An application of eight series in two partitions that gets a step twenty times a second, and two seconds' worth to begin with."""
+    folder, exporter, topic = tmp_path_factory.mktemp("observed"), f"127.0.0.1:{free_port()}", f"{NAME}.input"
+    create_topic(kafka, topic, 2, {})
+    make_ours(kafka, NAME)
+    rows = samples(8, 2_000, ragged=False)
+    over = threading.Event()
+    asked = {**AT, "metrics__address": exporter, "metrics__series": "meter-0,meter-1", "forecast__min_scores": "5"}
+    with server(), prometheus(folder / "prometheus", {NAME: exporter}, every="1s") as at:
+        produce(kafka, topic, rows[: 8 * 40])
+        sender = threading.Thread(target=send, args=(kafka, topic, rows[8 * 40 :], over))
+        instance = Instance(folder, "run", "--json", *settings(kafka, NAME, topic, folder, **asked))
+        sender.start()
+        try:
+            yield Observed(at, exporter, instance)
+        finally:
+            over.set()
+            sender.join()
+            instance.stopped()
+
+
+def send(kafka: str, topic: str, rows: list[Sample], over: threading.Event) -> None:
+    """A step at a time, with one record a second that cannot be used, until told to stop."""
+    from kafka import KafkaProducer
+
+    producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=5)
+    for k in range(0, len(rows), 8):
+        for row in rows[k : k + 8]:
+            producer.send(topic, key=row.series.encode(), value=row.json())
+        if not k % 160:
+            producer.send(topic, key=b"meter-0", value=b"not JSON")
+        if over.wait(0.05):
+            break
+    producer.close()
+
+
+def all_answered(observed: Observed, expressions: dict[str, str], told: Callable[[], str]) -> None:
+    """Each has had a number at some time within the patience of a test."""
+    waiting = dict(expressions)
+
+    def none_left() -> bool:
+        for name in [name for name, expression in waiting.items() if observed.values(expression)]:
+            del waiting[name]
+        return not waiting
+
+    until(none_left, within=WITHIN, told=lambda: f"no number for {json.dumps(waiting, indent=1)}\n{told()}")
+
+
+def test_every_recording_rule_and_every_query_of_the_boards_has_data(observed: Observed) -> None:
+    names = {name: name for name in recorded()}
+    all_answered(observed, names | QUERIES, observed.instance.said)
+
+
+def test_prometheus_finds_no_fault_in_rules_and_target(observed: Observed) -> None:
+    until(lambda: observed.values('up{job="tidecast"}') == [1.0], told=observed.instance.said)
+    until(lambda: observed.values("application:tidecast_state:ratio"), told=observed.instance.said)
+    groups = observed.answer("rules")["groups"]
+    health = {rule["name"]: (rule["health"], rule.get("lastError")) for group in groups for rule in group["rules"]}
+    assert set(health) == recorded() | {rule["alert"] for rule in rules("alerts.yml")}
+    assert {state for state, _ in health.values()} == {"ok"}, health
+    [target] = observed.answer("targets")["activeTargets"]
+    assert (target["health"], target["labels"]["application"]) == ("up", NAME)
+
+
+def test_no_alert_fires_at_a_pipeline_that_is_well(observed: Observed) -> None:
+    until(lambda: observed.values("application:tidecast_forecasts_published:rate1m"), told=observed.instance.said)
+    assert [alert for alert in observed.answer("alerts")["alerts"] if alert["state"] == "firing"] == []
+
+
+def test_the_ledger_closes_in_what_was_scraped(observed: Observed) -> None:
+    """A scrape may come between two counters of one block: of twenty, most must not."""
+    total = "sum(tidecast_observations_{}_total)"
+    ledger = "+".join(total.format(name) for name in ("used", "duplicate", "late", "rejected"))
+    until(lambda: observed.values(f"{total.format('rejected')} > 5"), told=observed.instance.said)
+    assert observed.values(f"quantile_over_time(0.5, ({total.format('consumed')} - ({ledger}))[20s:1s])") == [0.0]
+    assert 1 <= observed.values('max(tidecast_observed_value{series="meter-0"})')[0] <= 20
+
+
+def test_promtool_finds_nothing_in_the_metrics_and_they_are_small(observed: Observed) -> None:
+    until(lambda: observed.values("tidecast_forecasts_published_total > 100"), told=observed.instance.said)
+    began = time.monotonic()
+    text = observed.text("/metrics")
+    assert time.monotonic() - began < 1
+    assert len(text) < 300_000
+    done = subprocess.run([tool("promtool"), "check", "metrics"], input=text, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_it_is_ready_once_it_has_caught_up(observed: Observed) -> None:
+    until(lambda: observed.values("tidecast_forecasts_published_total > 100"), told=observed.instance.said)
+    said = json.loads(observed.text("/readyz"))
+    assert said["ready"], said
+    assert said["model_version"] == json.loads(observed.text("/version"))["model_version"]
+    assert observed.values(f'tidecast_model_info{{version="{said["model_version"]}"}}') == [1.0]
+
+
+def test_without_a_program_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(NoPrometheus, match="apt-get install prometheus"), prometheus(tmp_path, {}):
+        pass
+
+
+def test_a_configuration_that_cannot_be_is_told_with_the_log(tmp_path: Path) -> None:
+    with pytest.raises(NoPrometheus, match=r"did not start[^\n]*\n.*duration"), prometheus(tmp_path, {}, every="soon"):
+        pass
+
+
+def test_the_rules_are_those_of_deploy() -> None:
+    assert (RULES / "recording.yml").is_file()
