@@ -174,10 +174,11 @@ def run(
         }  # fmt: skip
         settings = settings_from(config, assign, flags)
         from pipeline import operate
+        from pipeline.stop import until_told_to_stop
         from pipeline.summary import console, show
 
         operate.log_to_stderr()
-        with operate.until_told_to_stop() as stop:
+        with until_told_to_stop() as stop:
             if context.args:
                 from pipeline import elsewhere
 
@@ -312,6 +313,34 @@ def backtest(
         else:
             verb.show(result, counted, console())
         if interrupted:
+            raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def watch(
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+    application: Application = None,
+    address: Annotated[str | None, typer.Option(help="Where the page is, host:port.")] = None,
+    assign: Assign = None,
+) -> None:
+    """The live page: actual against forecast, skill, coverage, decisions, lag. Reads our topics as anybody may; changes nothing.
+
+    Example: tidecast watch -c tidecast.toml
+
+    Example: tidecast watch --bootstrap kafka:9092 --address 0.0.0.0:8464
+    """
+    with outcomes():
+        from pipeline.settings import UNASKED, Settings
+
+        flags = {"kafka.bootstrap": bootstrap, "application": application, "page.address": address, **assigned(assign)}
+        settings = Settings.read(config or default_config(), os.environ, flags, otherwise=UNASKED)
+        from pipeline.page import watch as page
+        from pipeline.stop import until_told_to_stop
+
+        with until_told_to_stop() as stop:
+            page.watch(settings, stop=stop, ready=lambda where: say(f"look at {where} (Ctrl-C ends it)"))
+        if stop.interrupted:
             raise typer.Exit(INTERRUPTED)
 
 

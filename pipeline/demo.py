@@ -19,6 +19,7 @@ from rich.text import Text
 
 from pipeline import feed, operate, table
 from pipeline.settings import Settings
+from pipeline.stop import Stop, until_told_to_stop
 
 PARTITIONS = 4
 # Work that is sent ahead of the forecasts: enough that the product never waits for its producer, which is asked twenty times a
@@ -88,7 +89,7 @@ def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool) -> tuple[dic
         operate.apply_topics(settings)
         operate.make_topic(settings, settings.input.topics[0], PARTITIONS)
         err.print(f"replaying half-hours of New York's taxis and 20 synthetic series into {settings.input.topics[0]} at {bootstrap}")
-        stop = stack.enter_context(operate.until_told_to_stop())
+        stop = stack.enter_context(until_told_to_stop())
         allow = stack.enter_context(producer(bootstrap, settings.input.topics[0]))
         watch = threading.Thread(target=_watch, args=(stop, allow, seconds, None if quiet else err), daemon=True)
         watch.start()
@@ -116,7 +117,7 @@ class Rate:
         return (steps - before) / (at - since) if at > since else 0.0
 
 
-def _watch(stop: operate.Stop, allow: Callable[[int], None], seconds: float, out: Console | None) -> None:
+def _watch(stop: Stop, allow: Callable[[int], None], seconds: float, out: Console | None) -> None:
     """Pace the producer by what has been read, draw the table, and end the demo after `seconds` of streaming."""
     began: float | None = None
     rate = Rate()
