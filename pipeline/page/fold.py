@@ -44,6 +44,7 @@ LEAST_SCORES = 30.0  # before a series' skill counts, as forecast.min_scores has
 WEIGHED = (1, 2, 3, 6, 12, 24, 48, 96, 168, 336, 672, 1_000)  # leads whose weights over time are kept
 OURS, THEIRS, HELD, COUNT = range(4)  # sums of |error|, of the baseline's, of held by the widest band, and how many
 GROUP = np.array([LEADS.index(lead_bucket(lead)) for lead in range(1, MOST_LEADS + 1)])
+POINTS = 120  # of what is shown over event time: a bin of few scores says little
 HUGE = 1e100  # of errors: no sum of them overflows
 WITHIN = 1e-6  # of a band's nominal coverage: it comes from a difference of levels
 
@@ -54,7 +55,7 @@ read_decision, read_status = decoder(Decision), decoder(Status)
 class Beat(NamedTuple):
     """What is kept of a heartbeat."""
 
-    at: int  # us of wall clock, when it was heard
+    at: int  # us of wall clock, when it was written
     instance: str
     consumed: int
     lag: int | None
@@ -77,6 +78,7 @@ class Fold:
         self.over_time = Timeline((4, len(LEADS)))  # errors in units of each series' own baseline
         self.band = 0.9  # nominal coverage of the widest band
         self.last: Status | None = None  # the newest heartbeat
+        self.heard: int | None = None  # when it came (us)
         self.beats: deque[Beat] = deque(maxlen=MOST_BEATS)
         self.experts: tuple[str, ...] = ()
         self.weights: deque[np.ndarray] = deque(maxlen=MOST_BEATS)  # (E, L) beside each beat
@@ -119,14 +121,14 @@ class Fold:
         slot = self._slot(said, partition, kind=1)
         if said is None or slot is None:
             return
+        if any(abs(one.error) > HUGE or abs(one.baseline_error) > HUGE for one in said.scores):
+            self.unreadable += 1
+            return
         self.changed["series"] += 1
         new = np.zeros((4, len(LEADS)))
         held = [any(abs(band - self.band) < WITHIN for band in one.covered) for one in said.scores]
         for one, inside in zip(said.scores, held, strict=True):
             new[:, GROUP[one.lead - 1]] += abs(one.error), abs(one.baseline_error), inside, 1.0
-        if not (new < HUGE).all():
-            self.unreadable += 1
-            return
         sums = self.sums[slot]
         sums *= FADING ** (new[COUNT] > 0)
         sums += new
@@ -142,7 +144,7 @@ class Fold:
         if not 1 <= step <= LONGEST_STEP:
             return
         scaled = new.copy()
-        usable = unit > 0  # a series that the baseline has always hit says nothing of skill
+        usable = unit > 1 / HUGE  # a series that the baseline has always hit says nothing of skill
         scaled[:COUNT] = np.where(usable, new[:COUNT] / np.where(usable, unit, 1), 0)
         scaled[HELD] = new[HELD]
         self.over_time.add(at, scaled, width=step)
@@ -171,8 +173,8 @@ class Fold:
         told = msgspec.to_builtins(said)
         self.decisions.append({**told, "at": us(said.at) // 1_000})
 
-    def status(self, value: bytes, heard: int) -> None:
-        """`heard`: us of wall clock."""
+    def status(self, value: bytes, at: int, heard: int) -> None:
+        """Takes up a heartbeat that was written `at` and heard here when (us of wall clocks, which need not agree)."""
         said = read_status(value)
         if self._theirs(said) or said is None:
             return
@@ -182,10 +184,11 @@ class Fold:
             self.experts = experts
             self.weights.clear()
         if experts:
-            at = [lead for lead in WEIGHED if lead <= min(len(weights[name]) for name in experts)]
-            self.weights.append(np.array([[weights[name][lead - 1] for lead in at] for name in experts], np.float32))
+            leads = [lead for lead in WEIGHED if lead <= min(len(weights[name]) for name in experts)]
+            self.weights.append(np.array([[weights[name][lead - 1] for lead in leads] for name in experts]))
         p50, p99 = (said.latency_ms.get(name) for name in ("p50", "p99"))
-        self.beats.append(Beat(heard, said.instance, said.ledger.get("consumed", 0), said.lag, said.commits, p50, p99))
+        self.heard = heard
+        self.beats.append(Beat(at, said.instance, said.ledger.get("consumed", 0), said.lag, said.commits, p50, p99))
         self.last = said
 
     def _theirs(self, said: Head | Score | Decision | Status | None) -> bool:
@@ -237,7 +240,7 @@ class Fold:
         found = np.array([k for k, name in enumerate(self.folded) if wanted in name] if wanted else range(n), np.int64)
         ours, theirs, held, count = self.sums[:n].sum(2).T
         known = (count >= LEAST_SCORES) & (theirs > 0)
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):
             skill, coverage = np.where(known, 1 - ours / theirs, np.nan), np.where(count > 0, held / count, np.nan)
         if order == "name":
             chosen = nsmallest(most, found.tolist(), key=self.names.__getitem__)
@@ -257,7 +260,7 @@ class Fold:
             return None
         trace = self.traces.get(slot)
         ours, theirs, held, count = self.sums[slot]
-        with np.errstate(invalid="ignore", divide="ignore"):
+        with np.errstate(all="ignore"):
             skill = np.where((count >= 1) & (theirs > 0), 1 - ours / theirs, np.nan)
             coverage = np.where(count >= 1, held / count, np.nan)
         about = {"id": name, "groups": LEADS, "skill_by_group": numbers(skill), "coverage_by_group": numbers(coverage), "band": self.band}
@@ -283,7 +286,7 @@ class Fold:
             "unreadable": self.unreadable,
             "turned_away": self.turned_away,
             "band": self.band,
-            "heard": self.beats[-1].at // 1_000 if self.beats else None,
+            "heard": None if self.heard is None else self.heard // 1_000,
         }
         if said is None:
             return {**counted, "status": None}
@@ -299,10 +302,10 @@ class Fold:
 
     def history(self, points: int = 300) -> dict[str, Any]:
         """Over event time: skill and coverage of all series by group of leads. Over wall clock: the run, and the mixture's weights."""
-        line = self.over_time
-        some = line.sums[:, COUNT].any(1)
-        ours, theirs, held, count = (line.sums[some, k] for k in range(4))
-        with np.errstate(invalid="ignore", divide="ignore"):
+        times, width, sums = self.over_time.coarse(POINTS)
+        some = sums[:, COUNT].any(1)
+        ours, theirs, held, count = (sums[some, k] for k in range(4))
+        with np.errstate(all="ignore"):
             skill, coverage = np.where(theirs > 0, 1 - ours / theirs, np.nan), np.where(count > 0, held / count, np.nan)
         beats, weights = list(self.beats), list(self.weights)
         kept = thinned(len(beats), points)
@@ -310,8 +313,8 @@ class Fold:
         weighed = [k for k in kept if k >= first and weights[k - first].shape == weights[-1].shape]
         return {
             "groups": LEADS,
-            "times": (line.times()[some] // 1_000).tolist(),
-            "bin": line.width // 1_000,
+            "times": (times[some] // 1_000).tolist(),
+            "bin": width // 1_000,
             "skill": numbers(skill.T),
             "coverage": numbers(coverage.T),
             "run": {

@@ -14,6 +14,7 @@ from kafka import KafkaConsumer, errors
 from kafka.structs import TopicPartition
 
 from pipeline.page.fold import Fold
+from pipeline.records import stamp_us
 from pipeline.topics import anybody, topic
 
 LOG = logging.getLogger(__name__)
@@ -208,7 +209,8 @@ class Reader:
                     elif kind == "decisions":
                         self.fold.decision(record.value)
                     else:  # what we hear is of now; what was said before we came, of when it was written
-                        self.fold.status(record.value, now if record.offset >= self._live_from[p] else record.timestamp * 1_000)
+                        at = stamp_us(record.timestamp)
+                        self.fold.status(record.value, at, now if record.offset >= self._live_from[p] else at)
 
     # The thread that looks back
 

@@ -25,6 +25,16 @@ class Timeline:
         """When each bin begins."""
         return self.start + self.width * np.arange(len(self.sums))
 
+    def coarse(self, most: int) -> tuple[np.ndarray, int, np.ndarray]:
+        """Times, width and sums of as many bins as there are used, or `most` where there are more, each of several then."""
+        used = int(np.flatnonzero(self.sums.reshape(len(self.sums), -1).any(1))[-1]) + 1 if self.width else 0
+        each = -(-used // most) or 1
+        whole = -(-used // each)
+        padded = np.zeros((whole * each, *self.sums.shape[1:]))
+        padded[:used] = self.sums[:used]
+        sums = padded.reshape(whole, each, *self.sums.shape[1:]).sum(1)
+        return self.start + each * self.width * np.arange(whole), each * self.width, sums
+
     def add(self, at: int, what: np.ndarray, *, width: int) -> None:
         """`width`: of a bin, at first."""
         if not self.width:

@@ -69,8 +69,9 @@ class Trace:
         if row is None:
             return
         self.leads = max(self.leads, h)
-        self.point[row, :h] = said.point
-        self.quantiles[row, :, :h] = said.quantiles
+        with np.errstate(over="ignore"):  # what single precision cannot hold is shown as nothing
+            self.point[row, :h] = said.point
+            self.quantiles[row, :, :h] = said.quantiles
         if at == self.issued.max():
             self.served, self.cold = said.served, said.cold
 
@@ -81,8 +82,9 @@ class Trace:
         if row is None:
             return
         self.leads = max(self.leads, said.lead)
-        self.point[row, h] = said.point
-        self.quantiles[row, :, h] = said.quantiles
+        with np.errstate(over="ignore"):
+            self.point[row, h] = said.point
+            self.quantiles[row, :, h] = said.quantiles
         if at == self.issued.max():
             others = [run for run in self.served if run.from_lead != said.lead] if said.lead > 1 else []
             self.served, self.cold = [*others, Run(said.lead, said.lead, said.by, said.reason)], said.cold
@@ -99,9 +101,10 @@ class Trace:
         self.actual[row] = said.actual
         if said.anomaly:
             self.anomalies.add(at)
-        for one, inside in zip(said.scores, held, strict=True):
-            if one.lead <= self.horizon:
-                self.scored[row, :, one.lead - 1] = abs(one.error), abs(one.baseline_error), inside
+        with np.errstate(over="ignore"):
+            for one, inside in zip(said.scores, held, strict=True):
+                if one.lead <= self.horizon:
+                    self.scored[row, :, one.lead - 1] = abs(one.error), abs(one.baseline_error), inside
 
     def shown(self, lead: int) -> dict[str, Any]:
         """All that the charts of a series need, by time (ms); `lead` is cut to what there is."""
@@ -164,7 +167,7 @@ def rolled(took: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     sums = np.cumsum(np.vstack([np.zeros(4), np.column_stack([np.where(there[:, None], took, 0.0), there])]), axis=0)
     ends = np.arange(1, len(took) + 1)
     ours, theirs, held, count = (sums[ends] - sums[np.maximum(ends - ROLLING, 0)]).T
-    with np.errstate(invalid="ignore", divide="ignore"):
+    with np.errstate(all="ignore"):
         skill = np.where(there & (theirs > 0), 1 - ours / theirs, np.nan)
         return skill, np.where(there, held / count, np.nan)
 
