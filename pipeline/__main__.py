@@ -125,17 +125,20 @@ def root(
 def demo(
     seconds: Annotated[float, typer.Option(help="How long to run.", min=5)] = 60.0,
     bootstrap: Bootstrap = None,
+    page: Annotated[bool, typer.Option("--page", help="Show it in a browser, too: prints where.")] = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """See it work: a real Kafka on this machine, ten thousand half-hours of New York's taxis replayed into it, a live table.
 
     Example: tidecast demo --seconds 60
+
+    Example: tidecast demo --page --seconds 600
     """
     with outcomes():
         from pipeline.demo import run_demo
         from pipeline.summary import console, show, what_next
 
-        result, interrupted = run_demo(seconds, bootstrap=bootstrap, quiet=as_json)
+        result, interrupted = run_demo(seconds, bootstrap=bootstrap, quiet=as_json, page=page)
         if as_json:
             print_json(result)
         else:

@@ -31,7 +31,8 @@ from pipeline.page.messages import (
     us,
 )
 from pipeline.page.timeline import Timeline
-from pipeline.page.trace import LONGEST_STEP, Trace, numbers, room, sound, step_of, step_of_score
+from pipeline.page.trace import Trace, numbers, room, sound, step_of
+from pipeline.records import SECOND
 
 MOST_SERIES = 120_000  # series.max_series and the tenth that its quotas add
 IN_DETAIL = 48
@@ -43,10 +44,9 @@ FADING = 0.99  # of a series' sums at each of its scores: what the picker shows 
 LEAST_SCORES = 30.0  # before a series' skill counts, as forecast.min_scores has it
 WEIGHED = (1, 2, 3, 6, 12, 24, 48, 96, 168, 336, 672, 1_000)  # leads whose weights over time are kept
 OURS, THEIRS, HELD, COUNT = range(4)  # sums of |error|, of the baseline's, of held by the widest band, and how many
-GROUP = np.array([LEADS.index(lead_bucket(lead)) for lead in range(1, MOST_LEADS + 1)])
+GROUP = [LEADS.index(lead_bucket(lead)) for lead in range(1, MOST_LEADS + 1)]
 POINTS = 120  # of what is shown over event time: a bin of few scores says little
 HUGE = 1e100  # of errors: no sum of them overflows
-WITHIN = 1e-6  # of a band's nominal coverage: it comes from a difference of levels
 
 read_head, read_whole, read_row, read_score = decoder(Head), decoder(Whole), decoder(Row), decoder(Score)
 read_decision, read_status = decoder(Decision), decoder(Status)
@@ -109,8 +109,7 @@ class Fold:
         trace, wide = self.traces[slot], said.lead if isinstance(said, Row) else len(said.point)
         if trace is None or (trace.step, trace.levels) != (step_of(said), tuple(said.levels)) or trace.horizon < wide:
             trace = self.traces[slot] = Trace(step_of(said), said.levels, room(wide))
-            if said.levels:
-                self.band = round(said.levels[-1] - said.levels[0], 6)
+            self.band = widest(said.levels) or self.band
         if isinstance(said, Row):
             trace.row(said)
         else:
@@ -121,33 +120,34 @@ class Fold:
         slot = self._slot(said, partition, kind=1)
         if said is None or slot is None:
             return
-        if any(abs(one.error) > HUGE or abs(one.baseline_error) > HUGE for one in said.scores):
+        self.changed["series"] += 1
+        # Plain lists up to the end: arrays of four take ten times as long, and this is done for every score of every series
+        new = [[0.0] * len(LEADS) for _ in range(4)]
+        ours, theirs, held, count = new
+        band = self.band
+        for one in said.scores:
+            group = GROUP[one.lead - 1]
+            ours[group] += abs(one.error)
+            theirs[group] += abs(one.baseline_error)
+            held[group] += band in one.covered
+            count[group] += 1.0
+        if max(*ours, *theirs) > HUGE:
             self.unreadable += 1
             return
-        self.changed["series"] += 1
-        new = np.zeros((4, len(LEADS)))
-        held = [any(abs(band - self.band) < WITHIN for band in one.covered) for one in said.scores]
-        for one, inside in zip(said.scores, held, strict=True):
-            new[:, GROUP[one.lead - 1]] += abs(one.error), abs(one.baseline_error), inside, 1.0
-        sums = self.sums[slot]
-        sums *= FADING ** (new[COUNT] > 0)
-        sums += new
-        self._add_over_time(said, sums, new)
+        sums = self.sums[slot].tolist()
+        for group, scored in enumerate(count):
+            if scored:
+                for k in (OURS, THEIRS, HELD, COUNT):
+                    sums[k][group] = FADING * sums[k][group] + new[k][group]
+                unit = sums[THEIRS][group] / sums[COUNT][group]
+                usable = unit > 1 / HUGE  # a series that the baseline has always hit says nothing of skill
+                ours[group] = ours[group] / unit if usable else 0.0
+                theirs[group] = theirs[group] / unit if usable else 0.0
+        self.sums[slot] = sums
+        self.over_time.add(us(said.at), np.array(new), width=SECOND)
         trace = self.traces.get(slot)
         if trace is not None:
-            trace.score(said, held)
-
-    def _add_over_time(self, said: Score, sums: np.ndarray, new: np.ndarray) -> None:
-        at = us(said.at)
-        step = step_of_score(said.scores[0], at)
-        unit = sums[THEIRS] / np.maximum(sums[COUNT], 1)
-        if not 1 <= step <= LONGEST_STEP:
-            return
-        scaled = new.copy()
-        usable = unit > 1 / HUGE  # a series that the baseline has always hit says nothing of skill
-        scaled[:COUNT] = np.where(usable, new[:COUNT] / np.where(usable, unit, 1), 0)
-        scaled[HELD] = new[HELD]
-        self.over_time.add(at, scaled, width=step)
+            trace.score(said, band)
 
     def look_back(self, name: str, value: bytes, *, kind: int) -> None:
         """An older record of a series that is in detail: only its trace learns of it. `kind`: 0 a forecast, 1 a score."""
@@ -162,7 +162,7 @@ class Fold:
             said = read_score(value)
             trace = self.traces[slot]
             if said is not None and said.application == self.application and trace is not None:
-                trace.score(said, [any(abs(band - self.band) < WITHIN for band in one.covered) for one in said.scores])
+                trace.score(said, self.band)
         self.changed["series"] += 1
 
     def decision(self, value: bytes) -> None:
@@ -343,6 +343,16 @@ STATUS_FIELDS = (
     "instance", "state", "ledger", "published", "latency_ms", "lag", "commits", "updates", "series", "held", "idle", "filtered",
     "watermark", "clock",
 )  # fmt: skip
+
+
+def widest(levels: Sequence[float]) -> float | None:
+    """Nominal coverage of the widest central band, as scores name it; None where the levels make none.
+
+    >>> widest([0.05, 0.1, 0.5, 0.9, 0.95]), widest([0.1, 0.5])
+    (0.9, None)
+    """
+    rounded = {round(level, 9) for level in levels}
+    return max((round(1 - 2 * low, 9) for low in rounded if low < 0.5 and round(1 - low, 9) in rounded), default=None)  # noqa: PLR2004  the median
 
 
 def maybe(x: float) -> float | None:

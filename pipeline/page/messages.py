@@ -67,7 +67,6 @@ class Row(msgspec.Struct, frozen=True):
 
 class LeadScore(msgspec.Struct, frozen=True):
     lead: Lead
-    issued_at: When
     error: float
     baseline_error: float
     covered: list[float] = []

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.page.messages import MOST_LEADS, LeadScore, Row, Run, Score, Whole, us
+from pipeline.page.messages import MOST_LEADS, Row, Run, Score, Whole, us
 
 MOST_ROWS = 480  # ten days of half-hours; more than a screen shows
 LEAST_ROWS = 64
@@ -89,8 +89,8 @@ class Trace:
             others = [run for run in self.served if run.from_lead != said.lead] if said.lead > 1 else []
             self.served, self.cold = [*others, Run(said.lead, said.lead, said.by, said.reason)], said.cold
 
-    def score(self, said: Score, held: Sequence[bool]) -> None:
-        """Takes up what came, and how the forecasts that met it did."""
+    def score(self, said: Score, band: float) -> None:
+        """Takes up what came, and how the forecasts that met it did; `band`: the one whose holding counts."""
         at = us(said.at)
         row = self._row(at)
         if self.at[row] > at:
@@ -102,9 +102,9 @@ class Trace:
         if said.anomaly:
             self.anomalies.add(at)
         with np.errstate(over="ignore"):
-            for one, inside in zip(said.scores, held, strict=True):
+            for one in said.scores:
                 if one.lead <= self.horizon:
-                    self.scored[row, :, one.lead - 1] = abs(one.error), abs(one.baseline_error), inside
+                    self.scored[row, :, one.lead - 1] = abs(one.error), abs(one.baseline_error), band in one.covered
 
     def shown(self, lead: int) -> dict[str, Any]:
         """All that the charts of a series need, by time (ms); `lead` is cut to what there is."""
@@ -186,11 +186,6 @@ def sound(said: Whole | Row) -> bool:
         return len(said.quantiles) == len(said.levels)
     wide = {len(said.point), len(said.targets), *map(len, said.quantiles)}
     return len(wide) == 1 and len(said.quantiles) == len(said.levels)
-
-
-def step_of_score(one: LeadScore, at: int) -> int:
-    """The length of a step (us) that a score implies."""
-    return max(at - us(one.issued_at), 0) // one.lead
 
 
 def room(horizon: int) -> int:

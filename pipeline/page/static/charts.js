@@ -7,7 +7,7 @@ const ROWS = 60; // of a table: what a reader goes through
 const charts = new Set();
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-const swatch = ({ kind, dash, band, dots }) => {
+const swatch = ({ kind, dash, band, dots, layers = 1 }) => {
   const svg = document.createElementNS(NS, "svg");
   svg.setAttribute("class", "swatch");
   svg.setAttribute("viewBox", "0 0 26 10");
@@ -20,7 +20,7 @@ const swatch = ({ kind, dash, band, dots }) => {
   }
   const line = document.createElementNS(NS, "line");
   Object.entries({ x1: 0, x2: 26, y1: 5, y2: 5, class: band ? "k-band" : `path k-${kind}`, ...(dash ? { "stroke-dasharray": dash.join(" ") } : {}) }).forEach(([k, v]) => line.setAttribute(k, v));
-  svg.append(line);
+  for (let k = 0; k < layers; k += 1) svg.append(line.cloneNode());
   return svg;
 };
 
@@ -125,7 +125,7 @@ export function chart(id, title, { height = 260, format = number, time = true } 
   }
 
   function words() {
-    const entries = [...model.lines.map((l) => ({ ...l })), ...(model.bands || []).map((b) => ({ name: b.name, band: true }))];
+    const entries = [...model.lines.map((l) => ({ ...l })), ...(model.bands || []).map((b, k) => ({ name: b.name, band: true, layers: k + 1 }))];
     const key = JSON.stringify(entries.map(({ name, kind, dash }) => [name, kind, dash]));
     if (key === named) return;
     named = key;
