@@ -10,6 +10,7 @@ import pytest
 from confluent_kafka import Producer
 from told import forecast, score, status
 
+from pipeline.broker import Broker
 from pipeline.page import fold as folding
 from pipeline.page import reader as reading
 from pipeline.page.fold import Fold
@@ -114,6 +115,20 @@ def test_one_that_cannot_keep_up_goes_on_at_the_end_and_says_so(kafka: str, name
         produce(producer, name, ["now"], range(10, 14))
         until(lambda: "now" in running.fold.index)
         until(lambda: running.behind < 100)
+
+
+def test_a_broker_that_was_restarted_is_read_on(own_broker: Broker, name: str) -> None:
+    make_ours(own_broker.bootstrap, name)
+    produce(Producer({"bootstrap.servers": own_broker.bootstrap}), name, ["taxi"], range(20))
+    with reader(own_broker.bootstrap, name) as running:
+        until(lambda: len(actual(running, "taxi")) == 20)
+        own_broker.stop()
+        until(lambda: running.link.state == "away")
+        own_broker.start()
+        until(lambda: running.link.state == "reading")
+        produce(Producer({"bootstrap.servers": own_broker.bootstrap}), name, ["taxi"], range(20, 25))
+        until(lambda: actual(running, "taxi") == [float(t) for t in range(25)])
+        assert running.fold.sums[0, 3, 0] < 25, "nothing was counted twice"
 
 
 def test_nobody_at_the_address_is_told_and_ends_at_once() -> None:

@@ -115,7 +115,8 @@ def make_app(known: Known, *, hosts: Sequence[str], ending: Callable[[], bool]) 
             finally:
                 streams -= 1
 
-        return StreamingResponse(stream(), media_type="text/event-stream")
+        headers = {"X-Accel-Buffering": "no"}  # a proxy that waits for a full buffer would hold events for minutes
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
 
     return Starlette(
         routes=[

@@ -237,20 +237,20 @@ class Fold:
     def listed(self, query: str, order: str, most: int) -> dict[str, Any]:
         """Series whose name contains `query`: the first `most` by `order` (worst, band, name), and how many there are."""
         wanted, n = query.casefold(), len(self.names)
-        found = np.array([k for k, name in enumerate(self.folded) if wanted in name] if wanted else range(n), np.int64)
-        ours, theirs, held, count = self.sums[:n].sum(2).T
+        found = np.array([k for k, name in enumerate(self.folded) if wanted in name], np.int64) if wanted else np.arange(n)
+        ours, theirs, held, count = self.sums[found].sum(2).T
         known = (count >= LEAST_SCORES) & (theirs > 0)
         with np.errstate(all="ignore"):
             skill, coverage = np.where(known, 1 - ours / theirs, np.nan), np.where(count > 0, held / count, np.nan)
         if order == "name":
-            chosen = nsmallest(most, found.tolist(), key=self.names.__getitem__)
+            chosen = nsmallest(most, range(len(found)), key=lambda k: self.names[found[k]])
         else:
-            by = (skill if order == "worst" else -np.abs(coverage - self.band))[found]
-            chosen = found[np.argsort(by, kind="stable")[:most]].tolist()  # NaN: last
+            by = skill if order == "worst" else -np.abs(coverage - self.band)
+            chosen = first(np.where(np.isnan(by), np.inf, by), most)
         return {
             "total": n,
             "found": len(found),
-            "series": [{"id": self.names[k], "skill": maybe(skill[k]), "coverage": maybe(coverage[k])} for k in chosen],
+            "series": [{"id": self.names[found[k]], "skill": maybe(skill[k]), "coverage": maybe(coverage[k])} for k in chosen],
         }
 
     def shown(self, name: str, lead: int) -> dict[str, Any] | None:
@@ -343,6 +343,17 @@ STATUS_FIELDS = (
     "instance", "state", "ledger", "published", "latency_ms", "lag", "commits", "updates", "series", "held", "idle", "filtered",
     "watermark", "clock",
 )  # fmt: skip
+
+
+def first(by: np.ndarray, most: int) -> list[int]:
+    """Where the `most` smallest are, the smallest first; of equal ones, those that stand first.
+
+    >>> first(np.array([3.0, 1.0, np.inf, 1.0]), 3)
+    [1, 3, 0]
+    """
+    small = np.flatnonzero(by <= np.partition(by, most - 1)[most - 1]) if len(by) > most else np.arange(len(by))
+    chosen: list[int] = small[np.argsort(by[small], kind="stable")[:most]].tolist()
+    return chosen
 
 
 def widest(levels: Sequence[float]) -> float | None:

@@ -34,7 +34,7 @@ QUERIES = ("", "9", "meter-00", "meter-04217", "METER", "77", "nothing like it")
 ORDERS = ("worst", "band", "name")
 LEADS = 24
 CHUNK = 1_000  # series that are written before the page is waited for: it would leave out what it cannot keep up with
-A_SECOND = 200  # series that go on, while memory is watched
+A_SECOND = 50  # series that go on, while memory is watched
 SAMPLE_SECONDS = 10
 
 
@@ -138,7 +138,7 @@ def main() -> None:
                 "series": given.series, "minutes": given.minutes, "series_per_s": given.series / taken,
                 "search_p50_ms": float(np.median(ms)), "search_p99_ms": float(np.quantile(ms, 0.99)), "search_max_ms": max(ms),
                 "bare_mib": bare, "filled_mib": filled, "end_mib": process[-1][1], "growth_mib_per_h": slope(process),
-                "heap_mib": heap[-1][1], "heap_growth_mib_per_h": slope(heap),
+                "heap_mib": heap[-1][1], "heap_growth_mib_per_h": slope(heap), "load": os.getloadavg()[2],
             },
         )  # fmt: skip
 

@@ -98,7 +98,7 @@ export function chart(id, title, { height = 260, format = number, time = true } 
       tzDate: (s) => uPlot.tzDate(new Date(s * 1000), "Etc/UTC"),
       scales: { x: { time }, y: { range: limits } },
       axes: [
-        { stroke: ink, grid: { show: false }, ticks: { stroke: grid.stroke, width: 1, size: 4 }, font, space: 70, size: time ? 46 : 30, ...(time ? { values: TIMES } : { incrs: [1, 2, 3, 6, 12, 24, 48, 96, 240] }) },
+        { stroke: ink, grid: { show: false }, ticks: { stroke: grid.stroke, width: 1, size: 4 }, font, space: 62, size: time ? 46 : 30, ...(time ? { values: TIMES } : { incrs: [1, 2, 3, 6, 12, 24, 48, 96, 240] }) },
         { stroke: ink, grid, ticks: { show: false }, font, size: sized, values: (_, ticks) => ticks.map((v) => format(v)), space: 34 },
       ],
       hooks: { draw: [marks], setCursor: [(self) => say(self.cursor.idx)] },

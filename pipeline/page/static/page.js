@@ -158,7 +158,7 @@ function tiles(all) {
   const band = String(all.band), share = (status.coverage || {})[band];
   const { p50, p99 } = status.latency_ms || {};
   const rows = [
-    ["skill one step ahead", signed((status.skill || {})["1"]), far > 1 ? `${signed(status.skill[far])} at ${far} steps` : ""],
+    ["skill one step ahead", signed((status.skill || {})["1"]), far > 1 ? `${signed(status.skill[far])} at ${far}` : ""],
     [`of values in the ${bandName(all.band)}`, percent(share), "since its start"],
     ["observations a second", whole(status.rate), status.ledger ? `${whole(status.ledger.consumed)} in all` : ""],
     ["records behind", whole(status.lag), status.held ? `${whole(status.held)} held for other partitions` : ""],
@@ -303,7 +303,7 @@ let search = null;
 
 async function list() {
   const query = at("query").value;
-  const answer = await fetch(`/api/series?${new URLSearchParams({ q: query, order: at("order").value })}`).catch(() => null);
+  const answer = await fetch(`api/series?${new URLSearchParams({ q: query, order: at("order").value })}`).catch(() => null);
   if (!answer || !answer.ok || query !== at("query").value) return;
   const found = await answer.json();
   const more = found.found > found.series.length ? `; the first ${whole(found.series.length)} are listed` : "";
@@ -361,7 +361,7 @@ function open() {
   const query = new URLSearchParams({ lead: picked.lead });
   if (picked.series !== null) query.set("series", picked.series);
   window.history.replaceState(null, "", picked.series === null ? location.pathname : `#${new URLSearchParams({ series: picked.series, lead: picked.lead })}`);
-  const mine = (stream = new EventSource(`/events?${query}`));
+  const mine = (stream = new EventSource(`events?${query}`));
   const on = (kind, act) => mine.addEventListener(kind, (event) => { if (mine === stream) { heard = Date.now(); act(JSON.parse(event.data)); } });
   on("now", (said) => { now = said; paintNow(); });
   on("series", (said) => { series = said; paintSeries(); });
