@@ -13,9 +13,12 @@ from told import forecast, score, status
 from pipeline.broker import Broker
 from pipeline.page import fold as folding
 from pipeline.page import reader as reading
+from pipeline.page import watch
 from pipeline.page.fold import Fold
 from pipeline.page.reader import Reader
 from pipeline.records import encode
+from pipeline.settings import UNASKED, Settings
+from pipeline.stop import Stop
 from tests.instances import make_ours, until
 
 pytestmark = pytest.mark.kafka
@@ -129,6 +132,15 @@ def test_a_broker_that_was_restarted_is_read_on(own_broker: Broker, name: str) -
         produce(Producer({"bootstrap.servers": own_broker.bootstrap}), name, ["taxi"], range(20, 25))
         until(lambda: actual(running, "taxi") == [float(t) for t in range(25)])
         assert running.fold.sums[0, 3, 0] < 25, "nothing was counted twice"
+
+
+def test_a_bug_ends_the_page_instead_of_leaving_it_with_what_was(kafka: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_ours(kafka, name)
+    produce(Producer({"bootstrap.servers": kafka}), name, ["taxi"], range(3))
+    monkeypatch.setattr(Fold, "score", lambda *_: 1 // 0)
+    given = Settings.read(None, {}, {"kafka.bootstrap": kafka, "output.prefix": name, "page.address": "127.0.0.1:0"}, otherwise=UNASKED)
+    with pytest.raises(ZeroDivisionError):
+        watch.watch(given, stop=Stop(), ready=lambda _: None)
 
 
 def test_nobody_at_the_address_is_told_and_ends_at_once() -> None:

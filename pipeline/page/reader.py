@@ -6,7 +6,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Literal, NamedTuple, Self
 
@@ -72,7 +72,8 @@ class Reader:
         self._caught_up = time.monotonic()
         self._wanted: queue.Queue[str] = queue.Queue(maxsize=8)
         self._stop = threading.Event()
-        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._run, self._run_back)]
+        self.error: Exception | None = None  # a bug: whoever serves the page ends with it, for a page that reads nothing tells lies
+        self._threads = [threading.Thread(target=self._guarded, args=(run,), daemon=True) for run in (self._run, self._run_back)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -88,6 +89,12 @@ class Reader:
         """Have the past of a series read; of many that ask at once, some do without."""
         with suppress(queue.Full):
             self._wanted.put_nowait(name)
+
+    def _guarded(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception as error:  # noqa: BLE001  a thread's error is seen by nobody
+            self.error = error
 
     # The thread that follows
 

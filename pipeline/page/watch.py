@@ -32,10 +32,12 @@ def watch(settings: Settings, *, stop: Stop, ready: Callable[[str], None]) -> No
         thread = threading.Thread(target=server.run, args=([taken],), daemon=True)  # a thread: signals are for `stop`
         thread.start()
         ready(f"http://{f'[{host}]' if ':' in host else host}:{taken.getsockname()[1]}/")
-        while thread.is_alive() and not stop.wait(0.5):
+        while thread.is_alive() and reader.error is None and not stop.wait(0.5):
             pass
         server.should_exit = True
         thread.join(2 * CLOSING_SECONDS)
+    if reader.error is not None:
+        raise reader.error
 
 
 def listen(address: str) -> tuple[str, socket.socket]:
