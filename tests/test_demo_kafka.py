@@ -16,8 +16,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def children_of_the_demo() -> list[str]:
+    """Ours: other checkouts on this machine may run theirs."""
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if any(part in line for part in ("tidecast-demo-", "pipeline.feed", "models.apart", "pipeline watch --config"))]
+    ours = rf"tidecast-demo-|{re.escape(sys.executable)} .*(pipeline\.feed|models\.apart|pipeline watch --config)"
+    return [line for line in listed if re.search(ours, line)]
 
 
 def series_of(page: str) -> int:

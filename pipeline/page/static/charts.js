@@ -52,7 +52,7 @@ export function chart(id, title, { height = 260, format = number, time = true } 
       to = Math.max(all[Math.ceil(0.98 * all.length) - 1], model.level ?? -Infinity);
     }
     const room = (to - from || Math.abs(to) || 1) * 0.06;
-    return [from === model.floor ? from : from - room, to + room];
+    return [from === model.floor ? from : from - room, to + (model.now === undefined ? room : 2.5 * room)]; // the word at the top needs room
   }
 
   function marks(self) {
