@@ -65,7 +65,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/page/trace.py": {"pipeline.page.messages"},
     "pipeline/page/fold.py": NOUNS | {"msgspec"} | {f"pipeline.page.{name}" for name in ("messages", "timeline", "trace")},
     "pipeline/page/reader.py": NOUNS | KAFKA | {"pipeline.page.fold", "pipeline.topics"},
-    "pipeline/page/app.py": {"msgspec", "starlette", "pipeline.page.fold", "pipeline.page.messages"},
+    "pipeline/page/app.py": {"anyio", "msgspec", "starlette", "pipeline.page.fold", "pipeline.page.messages"},
     "pipeline/page/watch.py": NOUNS | {"uvicorn", "pipeline.page", "pipeline.stop"},
     "pipeline/operate.py": {"*"},
     "pipeline/demo.py": {"*"},

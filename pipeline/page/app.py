@@ -10,9 +10,9 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol
 
+import anyio.to_thread
 import msgspec
 from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -29,6 +29,9 @@ PARTS = Path(__file__).parent / "static"
 LOOK = Path(__file__).parents[1] / "data" / "report.css"  # one look for the page and for a backtest's report
 MOST_LISTED = 100  # names that an eye goes through; the rest is for search
 MOST_STREAMS = 64  # open at once: each costs a look at a series a second
+WORKERS = (
+    2  # threads that look things up: they take turns anyway, and each more keeps megabytes of its own once it has listed 100,000 series
+)
 TICK_SECONDS = 1.0
 HISTORY_TICKS = 3
 HEADERS = {
@@ -77,6 +80,7 @@ class Strict:
 def make_app(known: Known, *, hosts: Sequence[str], ending: Callable[[], bool]) -> Starlette:
     """The page over what is known. `hosts`: names it answers to ("*": any); `ending`: whether streams should end."""
     streams = 0
+    workers = anyio.CapacityLimiter(WORKERS)
 
     async def page(_: Request) -> Response:
         return FileResponse(PARTS / "page.html", media_type="text/html; charset=utf-8")
@@ -84,14 +88,13 @@ def make_app(known: Known, *, hosts: Sequence[str], ending: Callable[[], bool]) 
     async def look(_: Request) -> Response:
         return FileResponse(LOOK, media_type="text/css; charset=utf-8")
 
-    def series(request: Request) -> Response:
+    async def series(request: Request) -> Response:
         asked = request.query_params
         order = asked.get("order", "worst")
         if order not in {"worst", "band", "name"}:
             return PlainTextResponse("order: allowed: worst, band, name", 400)
-        with known.lock:
-            found = known.fold.listed(asked.get("q", "")[:LONGEST_NAME], order, MOST_LISTED)
-        return Response(encode(found), media_type="application/json")
+        query = asked.get("q", "")[:LONGEST_NAME]
+        return Response(await anyio.to_thread.run_sync(listed, known, query, order, limiter=workers), media_type="application/json")
 
     async def events(request: Request) -> Response:
         nonlocal streams
@@ -108,7 +111,7 @@ def make_app(known: Known, *, hosts: Sequence[str], ending: Callable[[], bool]) 
                 seen: dict[str, Any] = {}
                 tick = 0
                 while not ending():
-                    for part in await run_in_threadpool(news, known, name, int(lead), seen, tick):
+                    for part in await anyio.to_thread.run_sync(news, known, name, int(lead), seen, tick, limiter=workers):
                         yield part
                     tick += 1
                     await asyncio.sleep(TICK_SECONDS)
@@ -132,6 +135,12 @@ def make_app(known: Known, *, hosts: Sequence[str], ending: Callable[[], bool]) 
             Middleware(GZipMiddleware, minimum_size=2_000),
         ],
     )
+
+
+def listed(known: Known, query: str, order: str) -> bytes:
+    with known.lock:
+        found = known.fold.listed(query, order, MOST_LISTED)
+    return encode(found)
 
 
 def news(known: Known, name: str | None, lead: int, seen: dict[str, Any], tick: int) -> list[bytes]:

@@ -238,7 +238,7 @@ class Fold:
         """Series whose name contains `query`: the first `most` by `order` (worst, band, name), and how many there are."""
         wanted, n = query.casefold(), len(self.names)
         found = np.array([k for k, name in enumerate(self.folded) if wanted in name], np.int64) if wanted else np.arange(n)
-        ours, theirs, held, count = self.sums[found].sum(2).T
+        ours, theirs, held, count = (self.sums[found] if wanted else self.sums[:n]).sum(2).T  # the second is no copy
         known = (count >= LEAST_SCORES) & (theirs > 0)
         with np.errstate(all="ignore"):
             skill, coverage = np.where(known, 1 - ours / theirs, np.nan), np.where(count > 0, held / count, np.nan)

@@ -116,7 +116,7 @@ def main() -> None:
         chromium = stack.enter_context(sync_playwright()).chromium
         browser = chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"] if os.geteuid() == 0 else [])
         stack.callback(browser.close)
-        page = browser.new_page()
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(f"{url}#series=meter-00000")
         session = page.context.new_cdp_session(page)
 
