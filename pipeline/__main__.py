@@ -133,18 +133,21 @@ def root(
 def demo(
     seconds: Annotated[float, typer.Option(help="How long to run.", min=5)] = 60.0,
     bootstrap: Bootstrap = None,
+    page: Annotated[bool, typer.Option("--page", help="Show it in a browser, too: prints where.")] = False,  # noqa: FBT002
     prometheus: Scraped = False,  # noqa: FBT002
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
     """See it work: a real Kafka on this machine, ten thousand half-hours of New York's taxis replayed into it, a live table.
 
     Example: tidecast demo --seconds 60
+
+    Example: tidecast demo --page --seconds 600
     """
     with outcomes():
         from pipeline.demo import run_demo
         from pipeline.summary import console, show, what_next
 
-        result, interrupted = run_demo(seconds, bootstrap=bootstrap, quiet=as_json, prometheus=prometheus)
+        result, interrupted = run_demo(seconds, bootstrap=bootstrap, quiet=as_json, page=page, prometheus=prometheus)
         if as_json:
             print_json(result)
         else:
@@ -183,10 +186,11 @@ def run(
         }  # fmt: skip
         settings = settings_from(config, assign, flags)
         from pipeline import operate
+        from pipeline.stop import until_told_to_stop
         from pipeline.summary import console, show
 
         operate.log_to_stderr()
-        with operate.until_told_to_stop() as stop:
+        with until_told_to_stop() as stop:
             if context.args:
                 from pipeline import elsewhere
 
@@ -375,19 +379,47 @@ def retrain(
         settings = settings_from(config, assign, flags)
         registry = registry_of(settings)
         from models.training import Budget
-        from pipeline import operate
         from pipeline.retrain import Asked, Report
         from pipeline.retrainer import Retrainer
+        from pipeline.stop import until_told_to_stop
 
         budget = Budget(steps, None if minutes is None else 60 * minutes)
         asked = Asked(settings, file, fresh, budget, work or Path(".tidecast/retrain") / settings.application)
-        with operate.until_told_to_stop() as stop:
+        with until_told_to_stop() as stop:
             retrainer = Retrainer(asked, registry, Report(textfile, pushgateway), stop=stop, tell=print_json if as_json else None)
             if every or cron:
                 retrainer.stay(every=every, cron=cron, address=metrics)
             else:
                 retrainer.once()
         if stop.is_set() and not (every or cron):
+            raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def watch(
+    config: Config = None,
+    bootstrap: Bootstrap = None,
+    application: Application = None,
+    address: Annotated[str | None, typer.Option(help="Where the page is, host:port.")] = None,
+    assign: Assign = None,
+) -> None:
+    """The live page: actual against forecast, skill, coverage, decisions, lag. Reads our topics as anybody may; changes nothing.
+
+    Example: tidecast watch -c tidecast.toml
+
+    Example: tidecast watch --bootstrap kafka:9092 --address 0.0.0.0:8464
+    """
+    with outcomes():
+        from pipeline.settings import UNASKED, Settings
+
+        flags = {"kafka.bootstrap": bootstrap, "application": application, "page.address": address, **assigned(assign)}
+        settings = Settings.read(config or default_config(), os.environ, flags, otherwise=UNASKED)
+        from pipeline.page import watch as page
+        from pipeline.stop import until_told_to_stop
+
+        with until_told_to_stop() as stop:
+            page.watch(settings, stop=stop, ready=lambda where: say(f"look at {where} (Ctrl-C ends it)"))
+        if stop.interrupted:
             raise typer.Exit(INTERRUPTED)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -19,7 +22,9 @@ from rich.live import Live
 from rich.text import Text
 
 from pipeline import feed, operate, table
+from pipeline.broker import SUPERVISOR, Broker
 from pipeline.settings import Settings
+from pipeline.stop import Stop, until_told_to_stop
 
 PARTITIONS = 4
 # Work that is sent ahead of the forecasts: enough that the product never waits for its producer, which is asked twenty times a
@@ -28,6 +33,10 @@ AHEAD_SECONDS = 0.15
 LEAST_AHEAD = 4  # steps
 LOOK_AT = 'tidecast_observed_value{series="nyc_taxi"} or tidecast_forecast_made_earlier{series="nyc_taxi"}'
 WATCHED = (feed.TAXI, "synthetic/wave-0", "synthetic/walk-0", "synthetic/level-0", "synthetic/count-0")
+
+
+PAGE = "127.0.0.1:8464"
+PAGE_SECONDS = 60.0  # that it may take to start, on a machine that is busy
 
 
 def settings_for(bootstrap: str, folder: Path, name: str, metrics: str) -> Settings:
@@ -75,14 +84,48 @@ def producer(bootstrap: str, topic: str) -> Iterator[Callable[[int], None]]:
             child.wait()
 
 
-def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool, prometheus: bool) -> tuple[dict[str, Any], bool]:
+@contextmanager
+def live_page(settings: Settings, folder: Path) -> Iterator[str]:
+    """The live page of the run in a process of its own, which ends with this one; yields where it is."""
+    log = folder / "page.log"
+    told = {"output.prefix": settings.output.prefix, "page.address": PAGE if free(PAGE) else "127.0.0.1:0"}
+    watch = [
+        *(sys.executable, "-m", "pipeline", "watch", "--config", os.devnull, "--application", settings.application),
+        *("--bootstrap", ",".join(settings.kafka.bootstrap)),
+        *(part for name, value in told.items() for part in ("--set", f"{name}={value}")),
+    ]
+    supervised = [sys.executable, "-I", "-S", "-c", SUPERVISOR, str(log), str(os.getpid()), *watch]
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TIDECAST_")}
+    child = subprocess.Popen(supervised, env=clean, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    assert child.stdin is not None
+    try:
+        deadline = time.monotonic() + PAGE_SECONDS
+        while not (found := re.search(r"http://\S+", log.read_text() if log.exists() else "")):
+            if child.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the live page has not started: {log.read_text()[-2_000:] if log.exists() else 'it says nothing'}")
+            time.sleep(0.1)
+        yield found[0]
+    finally:
+        child.stdin.close()
+        child.wait(30)
+
+
+def free(address: str) -> bool:
+    """Whether nobody listens there."""
+    host, _, port = address.rpartition(":")
+    with suppress(OSError), socket.create_server((host, int(port))):
+        return True
+    return False
+
+
+def run_demo(
+    seconds: float, *, bootstrap: str | None, quiet: bool, page: bool = False, prometheus: bool = False
+) -> tuple[dict[str, Any], bool]:
     """The summary, after `seconds` of streaming, and whether Ctrl-C came first; what was started is stopped, whatever happens."""
     err = Console(stderr=True)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tidecast-demo-", ignore_cleanup_errors=True)))
         if bootstrap is None:
-            from pipeline.broker import Broker
-
             err.print("starting a Kafka broker on this machine ...")
             bootstrap = stack.enter_context(Broker(folder / "broker", die_with_parent=True)).bootstrap
         name, metrics = f"demo-{time.strftime('%H%M%S')}", "127.0.0.1:0"
@@ -99,7 +142,9 @@ def run_demo(seconds: float, *, bootstrap: str | None, quiet: bool, prometheus: 
         operate.apply_topics(settings)
         operate.make_topic(settings, settings.input.topics[0], PARTITIONS)
         err.print(f"replaying half-hours of New York's taxis and 20 synthetic series into {settings.input.topics[0]} at {bootstrap}")
-        stop = stack.enter_context(operate.until_told_to_stop())
+        if page:
+            err.print(f"the live page, for as long as this runs: {stack.enter_context(live_page(settings, folder))}", soft_wrap=True)
+        stop = stack.enter_context(until_told_to_stop())
         allow = stack.enter_context(producer(bootstrap, settings.input.topics[0]))
         watch = threading.Thread(target=_watch, args=(stop, allow, seconds, None if quiet else err), daemon=True)
         watch.start()
@@ -127,7 +172,7 @@ class Rate:
         return (steps - before) / (at - since) if at > since else 0.0
 
 
-def _watch(stop: operate.Stop, allow: Callable[[int], None], seconds: float, out: Console | None) -> None:
+def _watch(stop: Stop, allow: Callable[[int], None], seconds: float, out: Console | None) -> None:
     """Pace the producer by what has been read, draw the table, and end the demo after `seconds` of streaming."""
     began: float | None = None
     rate = Rate()

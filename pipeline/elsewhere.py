@@ -20,6 +20,7 @@ from pipeline import consume, operate, publish
 from pipeline.decode import Decoder, shape_of
 from pipeline.flow import flow
 from pipeline.settings import Settings, kafka_options
+from pipeline.stop import Stop
 
 LOG = structlog.get_logger()
 LOOK_SECONDS = 0.2
@@ -39,7 +40,7 @@ def pipeline_of(settings: Settings, options: Mapping[str, Any], arguments: Seque
     return pipeline
 
 
-def run(settings: Settings, arguments: Sequence[str], *, stop: operate.Stop) -> None:
+def run(settings: Settings, arguments: Sequence[str], *, stop: Stop) -> None:
     """Until the job ends or `stop` is set, which cancels it. Raises what the runner raises."""
     job: list[Any] = []
     failed: list[BaseException] = []

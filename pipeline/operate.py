@@ -5,13 +5,12 @@ from __future__ import annotations
 import gc
 import logging
 import os
-import signal
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import closing, suppress
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +41,7 @@ from pipeline.quantities import instant
 from pipeline.records import Message, Source, encode, identity, rfc3339
 from pipeline.scraper import NoPrometheus
 from pipeline.settings import Settings, SettingsError, kafka_options
+from pipeline.stop import Stop
 from pipeline.summary import summary
 from pipeline.taught import NotTaught
 
@@ -98,30 +98,6 @@ def told(error: BaseException) -> str:
     """The error and what can be done, without what Beam adds to it."""
     text = str(error).partition(" [while running")[0]
     return "; ".join([text, *(remedy for kind, remedy in REMEDIES.items() if isinstance(error, kind))])
-
-
-class Stop(threading.Event):
-    """Set when it is time to end; `interrupted` when that was Ctrl-C."""
-
-    interrupted = False
-
-
-@contextmanager
-def until_told_to_stop() -> Iterator[Stop]:
-    """Turns Ctrl-C and SIGTERM into a wish to stop; the second Ctrl-C is Python's own."""
-    stop = Stop()
-
-    def told(number: int, _: object) -> None:
-        stop.interrupted = number == signal.SIGINT
-        stop.set()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    before = {number: signal.signal(number, told) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def log_to_stderr(level: str = "info") -> None:

@@ -108,6 +108,11 @@ class Instance:
         code = self.ends(within)
         return code, self.summary()
 
+    def stopped_quietly(self, within: float = PATIENCE) -> int:
+        """Exit code after SIGTERM, of what prints no summary."""
+        self.tell(signal.SIGTERM)
+        return self.ends(within)
+
     def summary(self) -> dict[str, Any]:
         text = self.out.read_text()
         assert text, self.said()

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -16,8 +17,15 @@ ROOT = Path(__file__).parent.parent
 
 
 def children_of_the_demo() -> list[str]:
+    """Ours: other checkouts on this machine may run theirs."""
     listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
-    return [line for line in listed if any(part in line for part in ("tidecast-demo-", "pipeline.feed", "models.apart"))]
+    ours = rf"tidecast-demo-|{re.escape(sys.executable)} .*(pipeline\.feed|models\.apart|pipeline watch --config)"
+    return [line for line in listed if re.search(ours, line)]
+
+
+def series_of(page: str) -> int:
+    with urllib.request.urlopen(f"{page}api/series") as answer:
+        return json.load(answer)["total"]
 
 
 @pytest.mark.kafka
@@ -43,19 +51,30 @@ def test_the_demo_forecasts_and_leaves_nothing_running():
 
 
 @pytest.mark.kafka
-def test_ctrl_c_ends_the_demo_with_130_and_leaves_nothing_running():
-    child = subprocess.Popen(
-        [sys.executable, "-m", "pipeline", "demo", "--seconds", "100"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def test_ctrl_c_ends_the_demo_and_its_page_with_130_and_leaves_nothing_running(tmp_path):
+    said = tmp_path / "err"
+    with said.open("w") as err:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "pipeline", "demo", "--page", "--seconds", "100"],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=err,
+            text=True,
+        )
     deadline = time.monotonic() + 90
     while not any("pipeline.feed" in line for line in children_of_the_demo()):
         assert time.monotonic() < deadline, "the producer never started"
         time.sleep(0.2)
-    time.sleep(3)
+    [where] = re.findall(r"the live page, for as long as this runs: (http://127\.0\.0\.1:\d+/)", said.read_text())
+    while not series_of(where):
+        assert time.monotonic() < deadline, "the page never saw a forecast"
+        time.sleep(0.2)
     child.send_signal(signal.SIGINT)
-    out, err = child.communicate(timeout=60)
-    assert child.returncode == 130, err
+    out, _ = child.communicate(timeout=60)
+    assert child.returncode == 130, said.read_text()
     assert "observations" in out, "the summary comes first"
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(where)
     assert children_of_the_demo() == []
 
 

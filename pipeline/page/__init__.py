@@ -1,0 +1,1 @@
+"""The live page: reads our topics like any consumer, and shows them to a browser."""
