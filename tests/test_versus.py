@@ -118,10 +118,10 @@ def test_forecasts_made_before_a_block_do_not_count_in_it():
 
 
 def test_forecasts_that_are_not_finite_count_as_the_worst_there_is():
-    judge, one = made(), off(better=0.1)
+    judge, one = made(), off(steps=1000)
     one[1, :, 0] = np.inf
     one[1, :, 1] = np.nan
-    for k in range(500):
+    for k in range(1000):
         judge.take(np.arange(3), one[0, k], one[1, k], np.ones((3, 6), bool))
     found = judge.judge(Guards())
     assert found.outcome == REFUSED
