@@ -21,7 +21,7 @@ FORGET = 0.9998  # of what stacking and weighing remember, an instant
 RIDGE = 0.03  # pull of the prior weights on stacking, in mean squares of the experts' forecasts
 QUIET = 0.1  # squared naive errors: mean square that experts count with at least; in their first hours weights of 200 followed them
 EAGER = 0.03  # rate of the weighing: 150 times the relative difference in error, once 5,000 instants are remembered
-OWN_RATE = 0.002  # of forgetting in a series' own errors: 500 scores
+OWN_RATE = 0.002  # of forgetting in a series' own errors: 500 instants
 OWN_EAGER = 0.1  # 50 times the relative difference, once those are remembered
 LEAST = -60.0  # of what a series' own errors may take from a voice: nothing is left of it
 BOUND = 10.0  # naive errors: what is farther off counts as this
@@ -120,10 +120,13 @@ class Mixture:
         return Weights(self.voice.astype(np.float32), self.stacked.astype(np.float32))
 
     def by_group(self, off: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Errors (N, V, H), where `known` (N, H), as means (N, V, G) over the leads of a group, and how many they are of (N, G)."""
-        of = self._group == np.arange(self.groups)[:, None]  # (G, H)
-        count = known @ of.T
-        return np.where(known[:, None], off, 0.0) @ of.T / np.maximum(count, 1)[:, None], count
+        """Errors (N, V, H), where `known` (N, H), as means (N, V, G) over the leads of a group, and where there are some (N, G).
+
+        Leads of a group met at one instant are one piece of evidence, not many: they know of each other.
+        """
+        of = (self._group == np.arange(self.groups)[:, None]).astype(np.float64)  # (G, H)
+        leads = known @ of.T
+        return np.where(known[:, None], off, 0.0) @ of.T / np.maximum(leads, 1)[:, None], leads > 0
 
     def lean(self, loss: np.ndarray, count: np.ndarray) -> np.ndarray:
         """(N, G, V) what series' own mean squared errors (N, V, G) over (N, G) scores add to the voices' logarithms."""

@@ -87,7 +87,7 @@ class Network(nn.Module):
             raw = linear(torch.cat([output, self._seen(x)], 1), self.head, self.head_bias)
         else:  # all members have as many weights, so that they lie in one vector side by side
             raw = linear(output, self.head[:, : output.shape[1]], self.head_bias)
-        raw = raw.view(len(x), -1, self.horizon)
+        raw = raw.view(x.shape[0], -1, self.horizon)  # `len` is a plain number: a graph made of this would be for as many rows
         point = raw[:, 0]
         if self.manner.seasonal:
             point = blend + point + (raw[:, 1 : 1 + PATHS] * paths[:, :PATHS]).sum(1)

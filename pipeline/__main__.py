@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -586,22 +587,36 @@ def rollback(reason: Reason = "", config: Config = None, assign: Assign = None, 
         report_move(registry.rollback(seen, because(reason)), seen, as_json=as_json)
 
 
+class Written(StrEnum):
+    SAFETENSORS = "safetensors"
+    ONNX = "onnx"
+
+
 @models_app.command()
 def export(
     name: Version,
     out: Annotated[Path, typer.Option(help="A folder; it is made, and must hold no other version.")],
+    form: Annotated[
+        Written, typer.Option("--format", help="A version's files as they are, or its networks as a graph.")
+    ] = Written.SAFETENSORS,
     config: Config = None,
     assign: Assign = None,
     as_json: Json = False,  # noqa: FBT002
 ) -> None:
-    """Write a version, checked, into a folder: safetensors and JSON, as they are; ONNX is not in this release.
+    """Write a version, checked, into a folder: safetensors and JSON, as they are; or its networks for onnxruntime, and what goes into them.
 
-    Example: tidecast models export champion --out champion/
+    Example: tidecast models export champion --format onnx --out champion/
     """
     with outcomes():
         registry = registry_from(config, assign)
         version = registry.resolve(name)
-        written = [str(path) for path in registry.export(version, out)]
+        if form is Written.ONNX:
+            from pipeline.portable import export_onnx
+
+            paths = export_onnx(registry, version, out)
+        else:
+            paths = registry.export(version, out)
+        written = [str(path) for path in paths]
         if as_json:
             print_json({"version": version, "files": written})
         else:

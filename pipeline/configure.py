@@ -61,9 +61,14 @@ def shape_of(config: Config) -> Shape:
     return Shape(**{name: getattr(config, name) for name in Shape.__struct_fields__})
 
 
+def learner_of(shape: Shape) -> Learner:
+    """A learner of these settings that has seen nothing. Raises ValueError for settings that make none."""
+    return Learner(Config(**msgspec.structs.asdict(shape), device="cpu"))
+
+
 def parameters_of(shape: Shape) -> Parameters:
     """What a network of these settings is made of, in the order of the flat weights. Raises ValueError for settings that make none."""
-    network = Learner(Config(**msgspec.structs.asdict(shape), device="cpu")).descent.flat.network
+    network = learner_of(shape).descent.flat.network
     return tuple((name, tuple(p.shape)) for name, p in network.named_parameters())
 
 

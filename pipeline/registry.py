@@ -313,16 +313,8 @@ class Registry:
     def export(self, version: str, folder: Path) -> list[Path]:
         """Write a version's files, checked, into a folder on this machine. Raises what `whole` does, and OtherContent."""
         self.whole(version)
-        written = []
-        for name in (*self.manifest(version).files, MANIFEST):
-            data = self._store.read(f"versions/{version}/{name}")
-            try:
-                store.Folder(folder).create(name, data)
-            except FileExistsError:
-                if (folder / name).read_bytes() != data:
-                    raise OtherContent(f"{folder / name} is there, and is another: name another folder") from None
-            written.append(folder / name)
-        return written
+        names = (*self.manifest(version).files, MANIFEST)
+        return placed(folder, {name: self._store.read(f"versions/{version}/{name}") for name in names})
 
     def _there(self) -> list[str]:
         return [name for name in self._store.names("versions") if NAME.fullmatch(name)]
@@ -525,6 +517,17 @@ def made_with() -> dict[str, str]:
 
 def marks(names: list[str]) -> list[str]:
     return [name for name in names if name.startswith(MARK)]
+
+
+def placed(folder: Path, files: Mapping[str, bytes]) -> list[Path]:
+    """Write files into a folder on this machine; those that are there as they are to be stay. Raises OtherContent."""
+    for name, data in files.items():
+        try:
+            store.Folder(folder).create(name, data)
+        except FileExistsError:
+            if (folder / name).read_bytes() != data:
+                raise OtherContent(f"{folder / name} is there, and is another: name another folder") from None
+    return [folder / name for name in files]
 
 
 def name_of(flat: np.ndarray) -> str:

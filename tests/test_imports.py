@@ -60,6 +60,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/registry.py": NOUNS | {"msgspec", "safetensors", "pipeline.store"},
     "pipeline/versions.py": NOUNS | {"msgspec", "pipeline.registry"},
     "pipeline/taught.py": NOUNS | PLAIN | {f"pipeline.{name}" for name in ("configure", "registry", "store")} | {"models", "torch"},
+    "pipeline/portable.py": NOUNS | {f"pipeline.{name}" for name in ("configure", "registry")} | {"models", "msgspec", "torch"},
     "pipeline/arrange.py": NOUNS | {"pipeline.files", "models"},
     "pipeline/report.py": NOUNS | {"models"},
     "pipeline/backtest.py": NOUNS
@@ -148,6 +149,8 @@ def test_the_command_starts_without_anything_heavy():
         ("pipeline/retrain.py", "import apache_beam"),
         ("pipeline/retrain.py", "import pytorch_lightning"),
         ("models/warmup.py", "import pytorch_lightning"),
+        ("pipeline/portable.py", "import onnx"),
+        ("models/onnx.py", "import onnxscript"),
         ("models/frames.py", "import pandas"),
         ("models/prequential.py", "import time"),
         ("deploy/contracts.py", "from pipeline.publish import headers"),
