@@ -306,7 +306,7 @@ MESSAGES: Mapping[str, tuple[tuple[str, ...], str]] = {
     "scores": (("score",), "When a value arrives: the forecasts that were made for it."),
     "late": (("late",), "Observations behind `time.disorder`."),
     "rejected": (("rejected",), "Records that cannot be used, their bytes unchanged."),
-    "models": (("pointer",), "Which version of a model has a role. Nothing is written in this release."),
+    "models": (("pointer",), "Which version of a model has a role. In this release only challengers are told of, by `retrain`."),
     "decisions": (("decision",), "What was decided or found; on change only."),
     "status": (("status",), "Once a second; outside any transaction, and outside all promises."),
 }

@@ -38,7 +38,7 @@ from pipeline.learn import LiveShard, Spec
 from pipeline.lease import Held
 from pipeline.metrics import Metrics
 from pipeline.quantities import instant
-from pipeline.records import Message, Source, encode, identity, rfc3339
+from pipeline.records import Message, Pointer, Role, Source, encode, identity, rfc3339
 from pipeline.scraper import NoPrometheus
 from pipeline.settings import Settings, SettingsError, kafka_options
 from pipeline.stop import Stop
@@ -381,16 +381,13 @@ def trouble(settings: Settings) -> list[str]:
     return found
 
 
-def announce(settings: Settings, *, role: str, version: str, effective_from: int, by: str, reason: str) -> None:
+def announce(settings: Settings, *, role: Role, version: str, effective_from: int, by: str, reason: str) -> None:
     """A pointer to a version, for whoever follows the models topic. Raises KafkaError, TopicsError where there is no such topic."""
     missing = [d for d in topics.plan(kafka_options(settings), [w for w in ours(settings) if w.name.endswith(".models.v1")]) if d.fatal]
     if missing:
         raise topics.TopicsError(f"{missing[0].topic} {missing[0].what}: run `tidecast topics apply` with these settings")
     application = settings.application
-    pointer = {
-        "application": application, "model": "default", "role": role, "version": version, "effective_from": rfc3339(effective_from),
-        "by": by, "reason": reason,
-    }  # fmt: skip
+    pointer = Pointer(application, "default", role, version, rfc3339(effective_from), by, reason)
     name = identity("models", application, "default", role, version, effective_from)
     message = Message("models", f"{application}/default/{role}".encode(), encode(pointer), name, effective_from)
     producer = KafkaProducer(**kafka_options(settings), **publish.PLAIN)

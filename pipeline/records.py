@@ -306,12 +306,15 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     ] = {}
 
 
+Role = Literal["champion", "challenger", "previous"]
+
+
 class Pointer(msgspec.Struct, frozen=True):
     """Which version of a model has a role; the newest record of a key counts."""
 
     application: Application
     model: Model
-    role: Annotated[Literal["champion", "challenger", "previous"], means("What the version is from then on.")]
+    role: Annotated[Role, means("What the version is from then on.")]
     version: Annotated[str | None, means("Hash of its weights; null: nobody has the role.")]
     effective_from: Annotated[Time, means("Learning instant from which it counts.")]
     by: Annotated[str, means("Who moved it.")]
