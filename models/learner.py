@@ -44,6 +44,7 @@ SPARE = 12  # cells that a ring keeps beyond what is read, for samples out of or
 HUGE = 1.7e308
 LEAST_RATE = 0.05  # of the rate: where it ends
 HALF = 0.5  # of a model's quantiles is what its networks say, if they are taught: weights that learnt did not do better (LOG 2026-11-26)
+KEPT = 4  # generations, as a stream keeps them with a disorder of one step
 VERSIONS = 15  # of weights that have served before, whose names are remembered
 SLOW = 5e-4  # rate at which a series' mean forgets
 
@@ -860,7 +861,11 @@ class Learner:
 
     def state_bytes(self) -> int:
         """What is remembered of the series that there are."""
-        return self.memory.used * (self.memory.bytes_each() + len(self.generations) * self.learnt.dtype.itemsize)
+        return self.memory.used * self.bytes_each()
+
+    def bytes_each(self) -> int:
+        """Of it, what a series takes: its own, and what each generation that is kept may hold of it."""
+        return self.memory.bytes_each() + KEPT * self.learnt.dtype.itemsize
 
     def updates(self, generation: int) -> int:
         """Learning instants behind a generation; for one that is not kept, as of the newest before it."""

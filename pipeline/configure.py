@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -36,8 +37,15 @@ def config_of(settings: Settings) -> Config:
     )
 
 
-def rules_of(settings: Settings, sources: int) -> Rules:
+def room_of(settings: Settings) -> int:
+    """How many series `learn.state_budget` has room for."""
+    return settings.learn.state_budget // Learner(replace(config_of(settings), device="cpu")).bytes_each()
+
+
+def rules_of(settings: Settings, sources: int, *, room: int | None = None) -> Rules:
+    """`sources` partitions; `room`: series that there is memory for, None: as many as are asked for."""
     window = settings.window
+    most = settings.series.max_series if room is None else min(settings.series.max_series, room)
     return Rules(
         step=settings.series.step,
         grid=window.span if window.every is None else window.every,
@@ -46,7 +54,7 @@ def rules_of(settings: Settings, sources: int) -> Rules:
         idle_after=settings.time.idle_after / 1e6,
         max_hold=settings.time.max_hold / 1e6,
         max_skew=settings.input.max_skew,
-        quota=math.ceil(1.1 * settings.series.max_series / max(sources, 1)),
+        quota=math.ceil(1.1 * most / max(sources, 1)),
         forget_after=settings.series.forget_after,
         aggregate=settings.series.aggregate if settings.series.samples == "many" else None,
         kind=window.kind,

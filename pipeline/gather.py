@@ -157,7 +157,8 @@ class Gather:
             if slot is None or slot not in seen:
                 slot = self._admit(part, names[code], at)
                 if slot is None:
-                    why = f"this partition has its {self.rules.quota} series; raise series.max_series, or shorten series.forget_after"
+                    remedy = "raise series.max_series and learn.state_budget, or shorten series.forget_after"
+                    why = f"this partition has its {self.rules.quota} series; {remedy}"
                     self._refuse(part, names[code], record, records[record], "too_many_series", why)
                     continue
             elif at > seen[slot]:

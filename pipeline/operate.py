@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from models.apart import Gone
 from models.snapshot import SnapshotDamaged
 from pipeline import consume, engine, health, learn, metrics, publish, taught, topics
-from pipeline.configure import config_of, rules_of
+from pipeline.configure import config_of, room_of, rules_of
 from pipeline.decode import Decoder, shape_of
 from pipeline.events import NEVER, Decision, LedgerBroken
 from pipeline.files import FORMATS
@@ -120,7 +120,7 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
     publish_from = settings.forecast.publish_from
     return Spec(
         application=settings.application,
-        rules=rules_of(settings, len(sources)),
+        rules=rules_of(settings, len(sources), room=room_of(settings)),
         config=config_of(settings),
         sources=sources,
         layout=settings.output.layout,
@@ -173,6 +173,8 @@ def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str,
     ProcessCollector(registry=registry)
     began = time.monotonic()
     guard = guard_of(settings)
+    if (room := room_of(settings)) < settings.series.max_series:
+        LOG.info("learn.state_budget has room for fewer series than series.max_series: further ones are rejected", room=room)
     with health.serve(registry, settings.metrics.address, lambda: health_of(settings), guard) as port:
         scheme = "http" if guard.certificate_file is None else "https"
         LOG.info("metrics", at=f"{scheme}://{settings.metrics.address.rpartition(':')[0]}:{port}/metrics")

@@ -159,7 +159,7 @@ class Learn(Section):
     device: Device = about("auto, cpu, cuda or cuda:N", "auto")
     seed: Count = about("of everything drawn at random", 0, ge=0)
     shards: One = about("independent learners", 1)
-    state_budget: Size = about("state of all series (bytes), at most", 2 * 10**9)
+    state_budget: Size = about("state of all series (bytes), at most; ids beyond what it has room for are rejected", 2 * 10**9)
 
 
 class Output(Section):

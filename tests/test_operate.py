@@ -59,6 +59,18 @@ def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> 
         replay(settings(), file, tmp_path / "out")
 
 
+def test_series_are_as_many_as_their_state_has_room_for(tmp_path: Path) -> None:
+    file = tmp_path / "many.csv"
+    rows = [f"2026-01-01T{h:02}:00:00Z,s{k},{h}\n" for h in range(3) for k in range(60)]
+    file.write_text("at,series,value\n" + "".join(rows))
+    given = settings(learn__state_budget="1MB")
+    most = operate.spec_of(given, (Source("f", 0),), now=0.0).rules.quota
+    assert 20 < most < 60
+    summary = replay(given, file, tmp_path / "out")
+    assert (summary["used"], summary["rejected"]) == (3 * most, 3 * (60 - most))
+    assert operate.spec_of(settings(series__max_series=7), (Source("f", 0),), now=0.0).rules.quota == 8
+
+
 def test_learning_in_a_process_of_its_own_shows_in_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "long.csv"
     rows = [f"2026-01-{1 + h // 24:02}T{h % 24:02}:00:00Z,s{k},{(h * 7 + k) % 24}\n" for h in range(150) for k in range(3)]

@@ -31,7 +31,7 @@ def test_what_is_ours_is_a_cloud_event_in_binary_mode():
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("scores", "score"), ("late", "late"), ("decisions", "decision"), ("models", "model"), ("status", "status")],
+    [("scores", "score"), ("late", "late"), ("decisions", "decision"), ("models", "model")],
 )
 def test_every_kind_of_ours_has_a_type(kind, said):
     assert ("ce_type", f"io.tidecast.{said}.v1".encode()) in headers(FORECAST._replace(kind=kind), "app")
