@@ -38,6 +38,7 @@ from pipeline.settings import Settings, SettingsError
 VALIDATION = 5  # the last of so many parts of the time says when training stops
 STALE = 24 * 3_600 * 1_000_000  # us after which a killed run is not gone on with: there are newer data
 JOB, CHECKPOINT, SCALES = "job.json", "training", "scales.npz"
+UNFINISHED = ".unfinished"  # ends the name of a file that is being written
 TRIES = 5  # to move the name, if others move one at the same time
 BY = "tidecast retrain"
 
@@ -149,7 +150,7 @@ class Run:
             file=self._asked.file, sha256=found.sha256,
         )  # fmt: skip
         said = self._publish(job, trained, data, parent, config)
-        shutil.rmtree(folder)
+        clear(folder)
         return {
             **said,
             "parent": parent,
@@ -176,8 +177,9 @@ class Run:
                 self._resumed = True
                 self._console.print(f"going on with the run of {rfc3339(job.at)}, which did not end", highlight=False)
                 return job
-        if folder.exists():
-            shutil.rmtree(folder)
+        elif folder.exists() and any(not path.name.endswith(UNFINISHED) for path in folder.iterdir()):
+            raise SettingsError(f"--work: {folder} holds files that are no retraining's, and would be emptied; name another folder")
+        clear(folder)
         positions = history.ends_of(self._asked.settings) if self._asked.file is None else {}
         parent = None if self._asked.fresh else self._registry.last().now.champion
         folder.mkdir(parents=True)
@@ -285,9 +287,18 @@ class Run:
 
 def write(path: Path, data: bytes) -> None:
     """All of it or nothing, whatever happens to this process."""
-    beside = path.with_name(f"{path.name}.unfinished")
+    beside = path.with_name(path.name + UNFINISHED)
     beside.write_bytes(data)
     beside.replace(path)
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run has left: its name is free at once, so that a half-removed folder is never taken for somebody else's."""
+    over = folder.with_name(f".{folder.name}.retraining-over")
+    shutil.rmtree(over, ignore_errors=True)
+    if folder.exists():
+        folder.rename(over)
+        shutil.rmtree(over)
 
 
 class Report(NamedTuple):

@@ -210,3 +210,13 @@ def test_too_little_ends_with_1(tmp_path: Path) -> None:
     done = retraining.run(tmp_path)
     assert (done.exit_code, done.stdout) == (1, "")
     assert "8 steps of 2 series are too few to train on" in done.stderr
+
+
+def test_a_folder_of_somebody_else_is_not_emptied(tmp_path: Path) -> None:
+    retraining.rows(tmp_path)
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/thesis.tex").write_text("years of work")
+    ended = retraining.run(tmp_path)
+    assert ended.exit_code == 2
+    assert "holds files that are no retraining's" in ended.stderr
+    assert (tmp_path / "work/thesis.tex").read_text() == "years of work"
