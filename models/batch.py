@@ -51,8 +51,8 @@ def buckets(lengths: np.ndarray) -> list[np.ndarray]:
 def padding(lengths: np.ndarray) -> float:
     """The part of the padded batches of these sequences that is padding.
 
-    >>> padding(np.array([4, 3, 4])), padding(np.array([4, 1, 4, 1]))
-    (0.08333333333333333, 0.0)
+    >>> round(padding(np.array([4, 3, 4])), 4), padding(np.array([4, 1, 4, 1]))
+    (0.0833, 0.0)
     """
     whole = sum(len(bucket) * int(lengths[bucket].max()) for bucket in buckets(lengths))
     return float(1 - lengths.sum() / whole) if whole else 0.0
