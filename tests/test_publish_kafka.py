@@ -10,7 +10,8 @@ import threading
 import time
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer
+from client import read
+from confluent_kafka import Consumer, Producer
 from confluent_kafka import TopicPartition as Place
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, ResourceType
@@ -61,28 +62,6 @@ def forecast(number, **changed):
 
 def record(number, positions=(), **account):
     return {"application": "app", "number": number, "snapshot": "s", "before": "r", "account": {"positions": list(positions), **account}}
-
-
-def read(bootstrap, name, isolation="read_committed"):
-    """Every record of a topic as a client sees it now, to the end that is open to it."""
-    consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": "nobody", "isolation.level": isolation, "enable.partition.eof": True,
-         "enable.auto.commit": False}
-    )  # fmt: skip
-    try:
-        places = consumer.list_topics(name, timeout=10).topics[name].partitions
-        consumer.assign([Place(name, p, OFFSET_BEGINNING) for p in places])
-        out, ended = [], set()
-        while len(ended) < len(places):
-            message = consumer.poll(10)
-            assert message is not None, "no answer in 10 s"
-            if message.error():
-                ended.add(message.partition())
-            else:
-                out.append(message)
-        return out
-    finally:
-        consumer.close()
 
 
 def values(bootstrap, name, isolation="read_committed"):

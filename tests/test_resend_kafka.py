@@ -8,8 +8,8 @@ import threading
 import time
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer
-from confluent_kafka import TopicPartition as Place
+from client import read
+from confluent_kafka import Producer
 from typer.testing import CliRunner
 
 from pipeline import resend, topics
@@ -64,25 +64,7 @@ class Application:
         return json.loads(result.stdout) if code == 0 else result.stderr
 
     def read(self, topic=None, isolation="read_committed"):
-        name = topic or self.input
-        consumer = Consumer(
-            {"bootstrap.servers": self.kafka, "group.id": "nobody", "isolation.level": isolation, "enable.partition.eof": True,
-             "enable.auto.commit": False}
-        )  # fmt: skip
-        try:
-            places = consumer.list_topics(name, timeout=10).topics[name].partitions
-            consumer.assign([Place(name, p, OFFSET_BEGINNING) for p in places])
-            out, ended = [], set()
-            while len(ended) < len(places):
-                message = consumer.poll(10)
-                assert message is not None, "no answer in 10 s"
-                if message.error():
-                    ended.add(message.partition())
-                else:
-                    out.append(message)
-            return out
-        finally:
-            consumer.close()
+        return read(self.kafka, topic or self.input, isolation)
 
 
 @pytest.fixture
