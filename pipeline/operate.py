@@ -117,12 +117,10 @@ def log_to_stderr(level: str = "info") -> None:
 def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> Spec:
     """`now` (s) is the first start, for whoever asked to publish from there; a snapshot keeps it."""
     since = {"earliest": learn.EARLIEST, "first_start": int(now * 1e6)}
-    publish_from, room = settings.forecast.publish_from, room_of(settings)
-    if room < settings.series.max_series:
-        LOG.info("learn.state_budget has room for fewer series than series.max_series: further ones are rejected", room=room)
+    publish_from = settings.forecast.publish_from
     return Spec(
         application=settings.application,
-        rules=rules_of(settings, len(sources), room=room),
+        rules=rules_of(settings, len(sources), room=room_of(settings)),
         config=config_of(settings),
         sources=sources,
         layout=settings.output.layout,
@@ -175,6 +173,8 @@ def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str,
     ProcessCollector(registry=registry)
     began = time.monotonic()
     guard = guard_of(settings)
+    if (room := room_of(settings)) < settings.series.max_series:
+        LOG.info("learn.state_budget has room for fewer series than series.max_series: further ones are rejected", room=room)
     with health.serve(registry, settings.metrics.address, lambda: health_of(settings), guard) as port:
         scheme = "http" if guard.certificate_file is None else "https"
         LOG.info("metrics", at=f"{scheme}://{settings.metrics.address.rpartition(':')[0]}:{port}/metrics")

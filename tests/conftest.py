@@ -14,6 +14,7 @@ from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
 import pytest
+import structlog
 
 from pipeline.broker import Broker
 
@@ -67,6 +68,13 @@ def _one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _log_of_its_own() -> Iterator[None]:
+    """A command that a test ran in this process logs to the test's own stderr, which is closed after it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")
