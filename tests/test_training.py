@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +74,29 @@ def test_it_may_be_stopped_in_the_middle_of_a_pass(history: tuple[Past, Scales],
     with pytest.raises(EnoughError):
         train(history, told=enough, saved=left.append)
     assert train(history, resume=left[-1]).weights.tobytes() == whole[0].weights.tobytes()
+
+
+@pytest.mark.parametrize("nth", [16, 30])
+def test_a_sigterm_that_lightning_sees_first_stops_it_as_any_other(history: tuple[Past, Scales], nth: int) -> None:
+    class StoppedError(Exception):
+        """What a caller's `told` raises."""
+
+    looks, ended = 0, []
+
+    def told(_: Teacher) -> None:
+        nonlocal looks
+        looks += 1
+        if ended:
+            raise StoppedError
+        if looks == nth:
+            signal.raise_signal(signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.append(True))
+    try:
+        with pytest.raises(StoppedError):
+            train(history, told=told)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_another_seed_gives_other_weights(history: tuple[Past, Scales]) -> None:
