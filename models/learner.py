@@ -195,8 +195,7 @@ class Learner:
         self.taught = config.model in {*CELLS, "mixture", "nets"}
         self.origins = (1, max(LAGS, config.horizon - LAGS))  # steps back to the ends of the chains that a closed cell teaches
         self.members = config.members if self.taught and config.model in MIXTURES else 1
-        auto = "cuda" if torch.cuda.is_available() else "cpu"
-        self.device = torch.device(auto if config.device == "auto" else config.device)
+        self.device = device_of(config)
         known = covariates.planned(config.covariates, config.ahead, config.horizon)
         self.form = inputs.shape(config.horizon, config.season, config.step_us, gaps(config.gaps), known)
         self.tails = np.array([k for k, level in enumerate(config.levels) if level != MIDDLE])
@@ -841,13 +840,27 @@ class Learner:
 
     def start(self) -> None:
         """What it knows now is what a stream starts from, by whatever names of instants it was learnt; what people see counts from here."""
-        for name in ("error", "scores", "held", "by"):
-            self.memory[name][:] = 0
-        self.pool.covered[:], self.pool.scored[:], self.pool.by[:] = 0, 0, 0
+        self.count_anew()
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
         self.generations, self.reading = {START: self._generation(START, self.descent.average.clone(), nothing)}, {}
 
     # What is to be known of it
+
+    def count_anew(self) -> None:
+        """What people see of its skill and its bands counts from here."""
+        for name in ("error", "scores", "held", "by"):
+            self.memory[name][:] = 0
+        self.pool.covered[:], self.pool.scored[:], self.pool.by[:] = 0, 0, 0
+
+    def missed(self, slot: np.ndarray, cell: int) -> np.ndarray:
+        """(N, H) absolute errors of the model's forecasts of a cell about to be learnt, in naive errors of their lead; NaN: none."""
+        found = self.pending.find(slot, np.full(len(slot), cell))
+        had = found >= 0
+        known = self.learnt["naive"][slot[had]].astype(np.float32)
+        unit = inputs.units(np.where(np.isnan(known), self.pool.naive, known))
+        out = np.full((len(slot), self.config.horizon), np.nan)
+        out[had] = np.abs(self.pending.columns["error"][found[had], 0]) / unit
+        return out
 
     def holds(self, slot: int, key: int) -> bool:
         """The series has this slot already."""
@@ -958,6 +971,11 @@ class Learner:
             raise snapshot.SnapshotDamaged(f"the snapshot does not fit these settings: {error}") from error
         self.version, self._chain = rest["version"], rest["chain"]
         return self
+
+
+def device_of(config: Config) -> torch.device:
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(auto if config.device == "auto" else config.device)
 
 
 BY = {"nets": "mixture", "mixture-without-nets": "mixture"}  # what a forecast calls them

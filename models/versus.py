@@ -47,6 +47,7 @@ USUAL = 0.05  # rate of forgetting in what both lose, a block
 TINY = 1e-3  # naive errors: losses that small are none
 RATES = np.array([0.05, 0.2, 0.5, 0.9])  # r of the mean; more of them cost log(4 / J) of the evidence, and found nothing sooner
 COST = -np.log1p(-RATES) - RATES  # psi(r)
+SUDDEN = 3  # blocks
 LAGS = 4  # blocks over which what they share is looked for
 
 
@@ -59,6 +60,7 @@ class Rules(NamedTuple):
     harm: float = 0.1  # part by which the loss of one series may rise
     coverage: tuple[float, float] = (0.0, 1.0)  # of the challenger's widest band: from, to
     latency: float = 2.0  # times the champion's
+    disaster: float = 0.5  # part by which the loss of either may be larger before anything is proved, after SUDDEN blocks
 
 
 class Guards(NamedTuple):
@@ -264,7 +266,7 @@ class Versus:
             "blocks": int(self.all.blocks[0]),
             "block": self.length,
             "against": rounded(np.exp(min(self._worse[0], 700.0))),
-            "plain": rounded(self.all.plain[0] / max(self.all.blocks[0], 1)),
+            "plain": rounded(self.plain),
             "leads": {name: [rounded(v) for v in (m, m - r, m + r)] for name, m, r in zip(leads, mean[1:], radius[1:], strict=True)},
             "coverage": guards.coverage,
             "broken": guards.broken,
@@ -280,6 +282,8 @@ class Versus:
         by_lead = self._worse[1:]
         if guards.broken:
             return REFUSED, f"{guards.broken} of its forecasts were not finite"
+        if -self.disaster >= rules.disaster:
+            return REFUSED, f"it loses {-self.disaster:.0%} more than the champion, of what both lose: no proof is waited for"
         if self._worse[0] >= sure:
             return REFUSED, f"it loses {-mean[0]:.1%} more than the champion, and that is no chance"
         if by_lead.max() >= sure + np.log(count):
@@ -299,6 +303,20 @@ class Versus:
         if not guards.latency <= rules.latency:
             return REFUSED, f"it is better, but takes {guards.latency:.2f} times as long as the champion, allowed are {rules.latency:.2f}"
         return PROMOTED, f"it loses {mean[0]:.1%} less than the champion, at least {mean[0] - self._radius[0]:.1%}"
+
+    @property
+    def plain(self) -> float:
+        """The mean difference of blocks as they are."""
+        return float(self.all.plain[0] / max(self.all.blocks[0], 1))
+
+    @property
+    def disaster(self) -> float:
+        """The same once some blocks have ended, before that 0: so much is no chance, and whoever waits for proof waits ten blocks."""
+        return self.plain if self.all.blocks[0] >= SUDDEN else 0.0
+
+    def by_lead(self) -> np.ndarray:
+        """(H,) the part of the loss that the challenger loses less, of the group that a lead is in."""
+        return np.asarray(self.all.mean[1:] @ self._of)
 
     def state(self) -> dict[str, np.ndarray]:
         return {name: getattr(self, name) for name in self.ARRAYS} | self.all.state("all") | self.own.state("own")

@@ -494,9 +494,13 @@ Reason = Annotated[str, typer.Option(help="Why; it is kept with the move.")]
 
 def registry_from(config: Path | None, pairs: list[str] | None) -> Registry:
     """The registry that settings name; those that say what to read are not asked for."""
+    return registry_of(settings_of_registry(config, pairs))
+
+
+def settings_of_registry(config: Path | None, pairs: list[str] | None) -> Settings:
     from pipeline.settings import UNASKED, Settings
 
-    return registry_of(Settings.read(config or default_config(), os.environ, assigned(pairs), otherwise=UNASKED))
+    return Settings.read(config or default_config(), os.environ, assigned(pairs), otherwise=UNASKED)
 
 
 def registry_of(settings: Settings) -> Registry:
@@ -529,15 +533,28 @@ def because(reason: str) -> Because:
     return Because(user, time.time_ns() // 1_000, reason)
 
 
-def report_move(move: Move, before: Move, *, as_json: bool) -> None:
+def report_move(settings: Settings, move: Move, before: Move, *, effective_from: str | None, as_json: bool) -> None:
+    """Say what has moved, to the streams that run first."""
     from pipeline.versions import move_text, moved
 
+    told = "kafka.bootstrap" in settings.origins
+    if told:
+        tell_streams(settings, move, effective_from)
     if as_json:
-        print_json({**moved(move), "moved": move is not before})
-    elif move is before:
-        sys.stdout.write(f"{move.now.champion} is champion already\n")
-    else:
-        sys.stdout.write(move_text(moved(move)) + "\n")
+        print_json({**moved(move), "moved": move is not before, "told": told})
+        return
+    text = f"{move.now.champion} is champion already" if move is before else move_text(moved(move))
+    where = f"streams on {', '.join(settings.kafka.bootstrap)} are told" if told else "kafka.bootstrap is not set: no stream is told"
+    sys.stdout.write(f"{text}\n{where}\n")
+
+
+def tell_streams(settings: Settings, move: Move, effective_from: str | None) -> None:
+    """A pointer to the champion, from a learning instant on; None: from the first one that a stream comes to."""
+    from pipeline.operate import announce
+    from pipeline.quantities import instant
+
+    at = 0 if effective_from is None else instant(effective_from)
+    announce(settings, role="champion", version=str(move.now.champion), effective_from=at, by=move.by, reason=move.reason)
 
 
 @models_app.command("list")
@@ -566,25 +583,46 @@ def show(name: Version, config: Config = None, assign: Assign = None, as_json: J
             sys.stdout.write(show_text(said))
 
 
+EffectiveFrom = Annotated[
+    str | None, typer.Option("--from", help="Learning instant from which it serves, RFC 3339; the first that a stream comes to.")
+]
+
+
 @models_app.command()
-def promote(name: Version, reason: Reason = "", config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
-    """Make a version champion; the champion before it is previous from then on.
+def promote(
+    name: Version,
+    reason: Reason = "",
+    effective_from: EffectiveFrom = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
+    """Make a version champion; the champion before it is previous from then on. A stream that runs hands over to it.
 
     Example: tidecast models promote challenger --reason "a week of shadowing"
     """
     with outcomes():
-        registry = registry_from(config, assign)
+        settings = settings_of_registry(config, assign)
+        registry = registry_of(settings)
         seen = registry.last()
-        report_move(registry.promote(registry.resolve(name), seen, because(reason)), seen, as_json=as_json)
+        move = registry.promote(registry.resolve(name), seen, because(reason))
+        report_move(settings, move, seen, effective_from=effective_from, as_json=as_json)
 
 
 @models_app.command()
-def rollback(reason: Reason = "", config: Config = None, assign: Assign = None, as_json: Json = False) -> None:  # noqa: FBT002
+def rollback(
+    reason: Reason = "",
+    effective_from: EffectiveFrom = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: Json = False,  # noqa: FBT002
+) -> None:
     """Make the previous champion champion again. Example: tidecast models rollback --reason worse"""
     with outcomes():
-        registry = registry_from(config, assign)
+        settings = settings_of_registry(config, assign)
+        registry = registry_of(settings)
         seen = registry.last()
-        report_move(registry.rollback(seen, because(reason)), seen, as_json=as_json)
+        report_move(settings, registry.rollback(seen, because(reason)), seen, effective_from=effective_from, as_json=as_json)
 
 
 class Written(StrEnum):

@@ -5,7 +5,7 @@ Letters: N samples in a step, H lead times, Q quantile levels, B central bands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +19,7 @@ from pipeline.records import (
     Late,
     LeadForecast,
     Message,
+    Pointer,
     Served,
     Source,
     encode,
@@ -219,8 +220,13 @@ class Scored(Protocol):
     def covered(self) -> np.ndarray: ...  # (N, H, B)
 
 
-def scores(step: Scored, told: Sequence[Told], voice: Voice, *, since: int) -> list[Message]:
-    """What the forecasts that met their actual value were worth; those issued before `since` were never published."""
+def scores(
+    step: Scored, told: Sequence[Told], voice: Voice, *, since: int, of: tuple[tuple[str, ...], np.ndarray] | None = None
+) -> list[Message]:
+    """What the forecasts that met their actual value were worth; those issued before `since` were never published.
+
+    `of`: versions, and which of them (N, H) each of these forecasts was made by; None: all by the voice's own.
+    """
     if not told:
         return []
     rows = np.array([t.row for t in told])
@@ -231,7 +237,9 @@ def scores(step: Scored, told: Sequence[Told], voice: Voice, *, since: int) -> l
     point, baseline = step.s_point[rows], step.s_baseline_point[rows]
     columns = [tidy(a).tolist() for a in (point, actual[:, None] - point, actual[:, None] - baseline)]
     held = (step.covered[rows] * (1 << np.arange(len(voice.bands)))).sum(-1)
-    codes = (held + (1 << len(voice.bands)) * (step.s_by[rows] + len(voice.experts) * step.s_baseline[rows])).tolist()
+    experts, versions = len(voice.experts), (voice.version,) if of is None else of[0]
+    which_one = step.s_by[rows] + experts * (step.s_baseline[rows].astype(np.int64) + experts * (0 if of is None else of[1]))
+    codes, words = (held + (1 << len(voice.bands)) * which_one).tolist(), _words(voice, versions)
     outside = np.zeros(len(told), bool)
     if voice.bands:
         outside = counted[:, 0] & ~step.covered[rows, 0, int(np.argmax(voice.bands))]
@@ -243,7 +251,7 @@ def scores(step: Scored, told: Sequence[Told], voice: Voice, *, since: int) -> l
         if which is None:
             which = leads_counted[key] = np.flatnonzero(counted[i]).tolist()
         if which:
-            listed = _lead_scores(t, which, [column[i] for column in columns], codes[i], voice)
+            listed = _lead_scores(t, which, [column[i] for column in columns], codes[i], voice, words)
             name = named(namer("scores", voice.application, t.series), t.cell)
             head = _Head(name, voice.application, t.series, instant(t.cell), t.value, bool(outside[i]))
             value = encode(head)[:-1] + b',"scores":[' + b",".join(listed) + b"]}"
@@ -262,11 +270,13 @@ class _Head(msgspec.Struct, frozen=True):
     anomaly: bool
 
 
-def _lead_scores(t: Told, which: list[int], columns: list[list[float]], codes: list[int], voice: Voice) -> list[bytes]:
+def _lead_scores(
+    t: Told, which: list[int], columns: list[list[float]], codes: list[int], voice: Voice, words: Mapping[int, Words]
+) -> list[bytes]:
     """`LeadScore` of each lead as JSON, byte for byte what encoding the type gives (a test holds it)."""
     prefix = namer("forecasts", voice.application, t.series)
     digest = xxhash.xxh3_128_hexdigest
-    begins, words = _begins(t.cell, voice.step, voice.horizon, voice.layout), _words(voice)
+    begins = _begins(t.cell, voice.step, voice.horizon, voice.layout)
     point, error, baseline_error = (encode(column)[1:-1].split(b",") for column in columns)
     out = []
     for h in which:
@@ -289,17 +299,21 @@ def _begins(cell: int, step: int, horizon: int, layout: str) -> list[tuple[bytes
     return out
 
 
+Words = tuple[tuple[bytes, bytes], bytes]
+
+
 @lru_cache(maxsize=8)
-def _words(voice: Voice) -> dict[int, tuple[tuple[bytes, bytes], bytes]]:
-    """By code of (bands that held, who served, which baseline): the words between the numbers of a lead's score."""
+def _words(voice: Voice, versions: tuple[str, ...]) -> dict[int, Words]:
+    """By code of (bands that held, who served, which baseline, which version): the words between the numbers of a lead's score."""
     bits, experts = 1 << len(voice.bands), len(voice.experts)
     found = {}
-    for code in range(bits * experts * experts):
+    for code in range(bits * experts * experts * len(versions)):
         held, who = code % bits, code // bits
         bands = [b for k, b in enumerate(voice.bands) if held >> k & 1]
-        by, baseline = encode(voice.experts[who % experts]), encode(voice.experts[who // experts])
+        by, baseline = encode(voice.experts[who % experts]), encode(voice.experts[who // experts % experts])
+        version = versions[who // experts // experts]
         words = b'","by":' + by + b',"point":', b',"baseline":' + baseline + b',"baseline_error":'
-        found[code] = words, b',"covered":' + encode(bands) + b',"model_version":' + encode(voice.version) + b"}"
+        found[code] = words, b',"covered":' + encode(bands) + b',"model_version":' + encode(version) + b"}"
     return found
 
 
@@ -327,6 +341,8 @@ def decision(
     cause: str,
     numbers: dict[str, Any],
     identified_by: Sequence[object],
+    version: str | None,
+    from_version: str | None = None,
     leads: tuple[int, int] | None = None,
 ) -> Message:
     name = identity("decisions", voice.application, kind, *identified_by)
@@ -336,10 +352,17 @@ def decision(
         at=rfc3339(max(at, 0)),
         kind=kind,
         model=voice.model,
-        version=voice.version,
+        version=version,
+        from_version=from_version,
         from_lead=leads[0] if leads else None,
         to_lead=leads[1] if leads else None,
         cause=cause,
         numbers=numbers,
     )
     return Message("decisions", voice.application.encode(), encode(record), name, max(at, 0))
+
+
+def pointer(record: Pointer, at: int) -> Message:
+    """Who has a role from an instant on."""
+    name = identity("models", record.application, record.model, record.role, record.version, record.effective_from)
+    return Message("models", f"{record.application}/{record.model}/{record.role}".encode(), encode(record), name, max(at, 0))

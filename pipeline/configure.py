@@ -8,10 +8,12 @@ from typing import Any
 
 import msgspec
 
+from models import versus
 from models.learner import Config, Learner
 from pipeline.events import Rules
 from pipeline.registry import Parameters, Shape
 from pipeline.settings import Settings
+from pipeline.succession import Rules as Succession
 
 
 def config_of(settings: Settings) -> Config:
@@ -62,6 +64,22 @@ def rules_of(settings: Settings, sources: int, *, room: int | None = None) -> Ru
         max_span=window.max_span or 0,
         fill=settings.series.silent == "fill",
     )
+
+
+def succession_of(settings: Settings, *, room: int) -> Succession:
+    """What is asked of whoever is to serve; `room`: series that there is memory for."""
+    given, config = settings.registry, config_of(settings)
+    judge = versus.Rules(
+        instants=given.least_instants,
+        series=given.least_series,
+        alpha=given.alpha,
+        harm=given.most_harm,
+        coverage=(1 - 2 * min(config.levels) - SLACK, 1.0),
+    )
+    return Succession(judge, given.promote == "auto", given.shadow_for, room // 2)
+
+
+SLACK = 0.1  # that a challenger's widest band may hold less than it says
 
 
 def shape_of(config: Config) -> Shape:

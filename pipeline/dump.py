@@ -8,11 +8,11 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from pipeline.events import Decision
+from pipeline.events import SWITCH, Decision, Plan
 from pipeline.files import BLOCK_RECORDS, UNREADABLE, FileUnreadable, content
 from pipeline.records import Raw, RawBlock, Source, stamp_us
 from pipeline.times import YEAR_10000
@@ -147,33 +147,52 @@ class Woke(msgspec.Struct):
     instant: Annotated[int, msgspec.Meta(ge=0, lt=YEAR_10000)]  # us
 
 
+class Changed(msgspec.Struct):
+    """`numbers` of what has changed in who serves."""
+
+    effective_from: Annotated[int, msgspec.Meta(lt=YEAR_10000)]  # us
+    instant: Annotated[int, msgspec.Meta(lt=YEAR_10000)]  # us
+    state: Literal["begins", "ends", "better"] | None = None  # of a shadow
+
+
 class Decided(msgspec.Struct):
     """What a repetition looks at of a decision."""
 
     application: str
     kind: str
+    version: str | None = None
+    cause: str = ""
     numbers: dict[str, Any] = {}
 
 
-def decisions(path: str, application: str, there: Mapping[Source, range]) -> list[Decision]:
-    """The wakes that an application put on record: a decision a line, as it is or as `kcat -J` writes it.
+class Recorded(NamedTuple):
+    """What a run was told from outside its log."""
+
+    wakes: list[Decision]
+    plans: list[Plan]
+
+
+def decisions(path: str, application: str, there: Mapping[Source, range]) -> Recorded:
+    """The wakes, and the changes of who serves, that an application put on record: a decision a line, as it is or as `kcat -J` writes it.
 
     `there`: the positions of the records at hand, by partition. Raises FileUnreadable, also where a decision is of none of
     these, or of a kind that cannot be repeated.
     """
-    found: list[Decision] = []
+    wakes: list[Decision] = []
+    changes: list[tuple[Decided, Changed]] = []
     applications: set[str] = set()
     for number, line in _lines(path):
         try:
             told = _decided(line)
             applications.add(told.application)
             if told.application == application:
-                found += _wakes(told, there)
+                wakes += _wakes(told, there)
+                changes += _changes(told)
         except (ValueError, msgspec.ValidationError) as wrong:
             raise FileUnreadable(f"{path} line {number}: {wrong}") from wrong
     if applications and application not in applications:
         raise FileUnreadable(f"{path}: decisions of {', '.join(sorted(applications))}, none of {application}: which run is repeated?")
-    return found
+    return Recorded(wakes, _plans(changes))
 
 
 def _decided(line: bytes) -> Decided:
@@ -184,8 +203,6 @@ def _decided(line: bytes) -> Decided:
 
 
 def _wakes(told: Decided, there: Mapping[Source, range]) -> list[Decision]:
-    if told.kind == "switch":
-        raise ValueError("a switch of models, which this release cannot repeat")
     if told.kind != "wake":
         return []
     woke = msgspec.convert(told.numbers, Woke)
@@ -196,3 +213,30 @@ def _wakes(told: Decided, there: Mapping[Source, range]) -> list[Decision]:
     if not first <= woke.position <= end:
         raise ValueError(f"a wake of {name} at {woke.position}; the dump has it from {first} to {end}: it must hold all that the run read")
     return [Decision(source, woke.position, woke.instant)]
+
+
+def _changes(told: Decided) -> list[tuple[Decided, Changed]]:
+    """A pointer that was refused changed nothing, and has no instant."""
+    if told.kind not in CHANGES or (told.kind == "refuse" and "instant" not in told.numbers):
+        return []
+    if told.version is None:
+        raise ValueError(f"a {told.kind} of no version")
+    return [(told, msgspec.convert(told.numbers, Changed))]
+
+
+CHANGES = ("switch", "shadow", "promote", "rollback", "refuse")
+
+
+def _plans(changes: list[tuple[Decided, Changed]]) -> list[Plan]:
+    """Of each instant what changed, with what it was for."""
+    verdicts = {changed.instant: told for told, changed in changes if told.kind not in ("switch", "shadow")}
+    found: dict[int, Plan] = {}  # a record may stand twice: whoever reads on after a failure cannot know
+    for told, changed in changes:
+        if told.kind in ("switch", "shadow"):
+            verdict = verdicts.get(changed.instant)
+            numbers = told.numbers if verdict is None else verdict.numbers
+            rest = {name: value for name, value in numbers.items() if name not in Changed.__struct_fields__}
+            kind = "" if verdict is None else verdict.kind
+            what, version = changed.state or SWITCH, str(told.version)
+            found[changed.instant] = Plan(what, changed.instant, version, changed.effective_from, kind, told.cause, rest)
+    return [found[instant] for instant in sorted(found)]

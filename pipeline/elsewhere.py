@@ -31,7 +31,7 @@ def pipeline_of(settings: Settings, options: Mapping[str, Any], arguments: Seque
     """From our topics to our topics, on the runner that the arguments name."""
     starts = operate.look(settings, options)
     spec = operate.spec_of(settings, tuple(sorted(starts)), now=time.time())
-    spec = spec._replace(apart=False, champion=operate.champion_of(settings))  # a shard lives for a bundle there
+    spec = spec._replace(apart=False, champion=operate.versions_of(settings))  # a shard lives for a bundle there
     pipeline = beam.Pipeline(options=PipelineOptions(["--streaming", *arguments]))
     raw = pipeline | consume.read(consume.Kafka(options, accept_loss=settings.commit.accept_loss), starts, lingers=True)
     messages = flow(raw, decode=Decoder(shape_of(settings, kafka=True)).decode, spec=spec)

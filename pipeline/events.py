@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipeline.aggregates import Mark, SoFar
 from pipeline.records import Raw, Rejection, Source
@@ -47,6 +47,21 @@ class Decision(NamedTuple):
     source: Source
     position: int
     instant: int
+
+
+SWITCH, SHADOW, END, BETTER = "switch", "begins", "ends", "better"
+
+
+class Plan(NamedTuple):
+    """What changes at a learning instant in who serves. The log does not say this either; see `pipeline.succession`."""
+
+    what: str  # switch; of a shadow: begins, ends, better (than who serves, and somebody has to say so)
+    instant: int  # us; carried out with the first instant at or behind it that learns
+    version: str
+    effective_from: int  # us
+    verdict: str  # kind of the decision that led to it: promote, rollback or refuse; empty: somebody's word, or its time is over
+    cause: str
+    numbers: dict[str, Any]
 
 
 class Tell(NamedTuple):

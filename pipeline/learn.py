@@ -29,9 +29,10 @@ from apache_beam.transforms import userstate
 
 from models.apart import Apart
 from models.batch import padding
+from models.handover import Incoming
 from models.learner import REASONS, Cells, Config, Exercise, Learner, Step, Tells
 from models.learner import Decision as Learnt
-from pipeline import compose, configure, events, metrics, taught
+from pipeline import compose, configure, events, metrics, succession, taught
 from pipeline.compose import Told, Voice
 from pipeline.events import Rules
 from pipeline.gather import Gather
@@ -40,6 +41,7 @@ from pipeline.metrics import Metrics
 from pipeline.quantities import duration_text
 from pipeline.records import Block, Message, Raw, Rejection, Source
 from pipeline.rejected import rejection_message
+from pipeline.succession import Change, Offer, Shadow, Succession
 
 
 class Spec(NamedTuple):
@@ -60,6 +62,9 @@ class Spec(NamedTuple):
     repeats: tuple[events.Decision, ...] = ()  # of an earlier run, and the end of every log: followed instead of any clock
     start_from: str | None = None  # file of a taught model, for a shard that has no state yet
     champion: taught.Published | None = None  # likewise, where there is no such file
+    plans: tuple[events.Plan, ...] = ()  # of an earlier run, that are followed instead of any pointer and any judge
+    succession: succession.Rules | None = None  # what is asked of other weights; None: nobody's are taken
+    published: taught.Published | None = None  # where the versions are that plans name
 
 
 LOG = logging.getLogger(__name__)
@@ -75,6 +80,7 @@ LEAST_RECORDS = 20  # of a block: what it costs beside its records is a few of t
 STATUS_SECONDS = 0.5
 
 STATUS: dict[str, Any] = {}  # the newest status of the shard in this process, for tables and summaries
+OFFERS: deque[Offer] = deque()  # pointers to models that somebody has moved, for the shard in this process
 LIVE: dict[bytes, Shard] = {}  # what state cells stand for, in an engine that keeps them by reference
 BY_REFERENCE = False
 TOKEN = b"live:"
@@ -109,7 +115,10 @@ class Shard:
         self.began_at = 0  # observations consumed before a recovery
         self.newest: dict[int, tuple[float, float, tuple[float, float]]] = {}  # watched slot -> last value, next forecast, widest band
         self.owed: list[Message] = []  # released between blocks, by recovery
-        self.snapshots: deque[int] = deque(maxlen=3)  # how many decisions there were at the newest snapshots
+        self.snapshots: deque[tuple[int, int]] = deque(maxlen=3)  # decisions so far and the last instant learnt, at the newest ones
+        self.succession = Succession(spec.application, spec.succession, load=self._version)
+        if part is None and spec.plans:
+            self.succession.load([*spec.plans], self.learnt)
         config = spec.config
         self.meter = Meter(horizon=config.horizon, bands=self.learner.bands, experts=self.learner.experts, watched=spec.watched)
         self.voice = Voice(
@@ -142,6 +151,7 @@ class Shard:
         Between blocks nothing runs beside: whoever asks then finds a state that is whole.
         """
         began, owed, self.owed = time.perf_counter(), self.owed, []
+        owed += self._heed_offers()
         stood = self.gather.parts[block.source].position if block.source in self.gather.parts else None
         told = self.gather.add(block)
         if stood is None or block.first >= stood:  # else it was read before, and told then
@@ -177,15 +187,19 @@ class Shard:
                 case events.Close():
                     self.queue.append(event)
                 case events.Admit(slot, name, key):
-                    if not self.learner.holds(slot, key):  # else it was taught, and comes for the first time
-                        self.learner.admit(slot, key, **self._column(name))
+                    for learner in self._learners():
+                        if not learner.holds(slot, key):  # else it was taught, and comes for the first time
+                            learner.admit(slot, key, **self._column(name))
                 case events.Forget(slot):
                     yield self._arrive(waiting)
                     waiting = []
                     while self.queue:  # they may name the slot, and come before its end
                         yield self.learn_next()
                     yield self._settle()
-                    self.learner.forget(np.array([slot]))
+                    for learner in self._learners():
+                        learner.forget(np.array([slot]))
+                    if (shadow := self.succession.shadow) is not None:
+                        shadow.versus.forget(np.array([slot]))
                 case events.TooLate():
                     yield [compose.late(event.source, event.offset, event.series, event.at, event.value, event.late, self.voice)]
                 case events.Refused():
@@ -195,6 +209,11 @@ class Shard:
                         yield [self._woke(event)]
         yield self._arrive(waiting)
         yield self._settle()
+
+    def _learners(self) -> list[Learner]:
+        """The one that serves, and the shadow's."""
+        shadow = self.succession.shadow
+        return [self.learner] if shadow is None else [self.learner, shadow.learner]
 
     def _column(self, name: str) -> dict[str, int]:
         """Which record, and which of its columns, a series is; nothing where records are not wide."""
@@ -232,7 +251,7 @@ class Shard:
         """Forecasts of series that have been silent."""
         cells = np.array([s.cell // self.spec.rules.step for s in batch], np.int64)
         step = self.learner.fill(np.array([s.slot for s in batch], np.int64), cells)
-        return self._issue(step, batch, self._told(batch))
+        return self._issue(step, batch, self._told(batch), version=self.learner.version_at(batch[0].generation))
 
     def _record(self, slot: int) -> int:
         """What stands for all columns of a record, or for a series of its own."""
@@ -249,16 +268,34 @@ class Shard:
             value=np.array([s.value for s in batch], np.float64),
         )
         if any(s.told for s in batch):
-            self.learner.tell(tells(batch, self.spec))
-        step = self.learner.arrive(cells, generation=generation, woken=np.array([s.woken for s in batch], bool))
+            for learner in self._learners():
+                learner.tell(tells(batch, self.spec))
+        woken, began = np.array([s.woken for s in batch], bool), time.perf_counter()
+        step = self.learner.arrive(cells, generation=generation, woken=woken)
+        if (shadow := self.succession.shadow) is not None:
+            shadow.arrive(cells, generation=generation, woken=woken, beside=time.perf_counter() - began)
         told = self._told(batch)
-        out = compose.scores(step, [t for t in told if not t.woken], self.voice, since=self.spec.publish_from)
-        return out + self._issue(step, batch, told)
+        met = [t for t in told if not t.woken]
+        out = compose.scores(step, met, self.voice, since=self.spec.publish_from, of=self._versions(met))
+        return out + self._issue(step, batch, told, version=self.learner.version_at(generation))
+
+    def _versions(self, told: list[Told]) -> tuple[tuple[str, ...], np.ndarray] | None:
+        """Names of versions, and which of them (N, H) forecast each lead of these cells; None: the one that serves now, all of them."""
+        handed = self.learner.versions
+        if len(handed) == 1 or not told:
+            return None
+        step, grid, lead = self.spec.rules.step, self.spec.rules.grid, self.gather.lead
+        issued = np.array([t.cell for t in told])[:, None] - np.arange(1, self.spec.config.horizon + 1) * step
+        want = issued - issued % grid - lead
+        of = np.searchsorted([since for since, _ in handed], want - want % grid, side="right") - 1
+        if of.min() == len(handed) - 1 and handed[-1][1] == self.voice.version:
+            return None
+        return tuple(version for _, version in handed), np.maximum(of, 0)
 
     def _told(self, batch: list[events.Sample]) -> list[Told]:
         return [Told(i, self.gather.series[s.slot][0], s.cell, s.value, s.woken, s.stamp, s.trace) for i, s in enumerate(batch)]
 
-    def _issue(self, step: Step, batch: list[events.Sample], told: list[Told]) -> list[Message]:
+    def _issue(self, step: Step, batch: list[events.Sample], told: list[Told], *, version: str) -> list[Message]:
         """The forecasts of a step; of a cell that has been forecast without its sample, none."""
         issued = [t for t in told if step.issued[t.row] and not batch[t.row].inserted]
         if metrics.METRICS is not None:
@@ -271,7 +308,8 @@ class Shard:
                 slot, band = batch[t.row].slot, (float(step.quantiles[t.row, 0, 0]), float(step.quantiles[t.row, -1, 0]))
                 last = self.newest[slot][0] if math.isnan(t.value) and slot in self.newest else t.value
                 self.newest[slot] = (last, float(step.point[t.row, 0]), band)
-        return compose.forecasts(step, [t for t in issued if t.cell >= self.spec.publish_from], self.voice)
+        voice = self.voice if version == self.voice.version else self.voice._replace(version=version)
+        return compose.forecasts(step, [t for t in issued if t.cell >= self.spec.publish_from], voice)
 
     def learn_next(self) -> list[Message]:
         """Learn the oldest instant of the queue, to its end."""
@@ -289,19 +327,82 @@ class Shard:
             value=np.array([value for *_, value in close.cells], np.float64),
         )
         began = time.perf_counter()  # for a metric only: nothing learnt depends on it
-        exercise = self.learner.begin(cells, instant=close.instant, drop=close.drop)
-        out = self._settle()
+        out, change = self._change(close.instant)
+        self._compare(cells)
+        exercise = self.learner.begin(cells, instant=close.instant, drop=close.drop, incoming=change.champion)
+        out += self._settle()
         apart = self._at_hand() if exercise.wanted else None
         if apart is None:
             self._run(exercise)
         else:
             apart.start(exercise)
+        if (shadow := self.succession.shadow) is not None:
+            theirs = shadow.learner.begin(cells, instant=close.instant, drop=close.drop, incoming=change.shadow)
+            theirs.run()
+            shadow.learner.finish(theirs)
         self.learnt = close.instant
         self.windows += len(set(slots))
         if metrics.METRICS is not None:  # else nobody ever asks for what is kept
             self.meter.window(slots)
         self.beside = exercise, apart, time.perf_counter() - began
         return out
+
+    # Who serves
+
+    def _heed_offers(self) -> list[Message]:
+        """Plan what pointers say; those that cannot be followed are told of. A repetition follows what is on record instead."""
+        out: list[Message] = []
+        if self.gather.repeating:
+            return out
+        again = self.succession.waiting(self.learnt)
+        while again or OFFERS:
+            offer = again.pop(0) if again else OFFERS.popleft()
+            grid = self.spec.rules.grid
+            why = self.succession.offer(offer, self.learner, learnt=self.learnt, first=self._first(), grid=grid)
+            if why:
+                known = Learnt("refuse", why, {"effective_from": offer.effective_from})
+                out.append(self._told_of(known, offer.effective_from, str(offer.version), self.learner.version))
+                if metrics.METRICS is not None:
+                    metrics.METRICS.model_swaps.labels(outcome="refused").inc()
+        return out
+
+    def _first(self) -> int:
+        """The first instant that the flow has not passed."""
+        return self.gather.reached - self.gather.reached % self.spec.rules.grid + self.spec.rules.grid
+
+    def _change(self, instant: int) -> tuple[list[Message], Change]:
+        """What has been planned for an instant, before anything is learnt at it."""
+        plan = self.succession.pending(self.learnt)
+        if plan is None or plan.instant > instant:
+            return [], succession.NOTHING
+        out = self._settle()
+        change = self.succession.carry_out(self.learner, learnt=self.learnt, instant=instant)
+        out += [self._told_of(decision, instant, version, before) for decision, version, before in change.decisions]
+        out += [compose.pointer(pointer, instant) for pointer in change.pointers]
+        if metrics.METRICS is not None:
+            for outcome in change.swaps:
+                metrics.METRICS.model_swaps.labels(outcome=outcome).inc()
+            for outcome in change.promotions:
+                metrics.METRICS.promotions.labels(outcome=outcome).inc()
+        return out, change
+
+    def _told_of(self, d: Learnt, instant: int, version: str, before: str | None) -> Message:
+        by = ("default", instant, version)
+        return compose.decision(
+            d.kind, instant, self.voice, cause=d.cause, numbers=d.numbers, version=version, from_version=before, identified_by=by
+        )
+
+    def _compare(self, cells: Cells) -> None:
+        """What champion and shadow have said of the cells that are to be learnt."""
+        shadow = self.succession.shadow
+        if shadow is not None and shadow.compare(self.learner, cells, self.gather.wanted) and not self.gather.repeating:
+            self.succession.judge(learnt=self.learnt, first=self._first())
+
+    def _version(self, name: str) -> Incoming:
+        """Raises taught.NotTaught."""
+        if self.spec.published is None:
+            raise taught.NotTaught(f"version {name} served when this was recorded, and no registry is known that has it: set registry.url")
+        return taught.incoming(self.spec.published._replace(version=name), self.spec.config)
 
     def _at_hand(self) -> Apart | None:
         """The process that learns, once it is ready."""
@@ -329,6 +430,8 @@ class Shard:
         if apart is not None:
             apart.wait(exercise)
         decisions = self.learner.finish(exercise)
+        if exercise.incoming is not None:
+            self.voice = self.voice._replace(version=self.learner.version)
         self._taught(exercise, seconds + time.perf_counter() - began)
         if metrics.METRICS is not None:
             for d in decisions:
@@ -343,12 +446,16 @@ class Shard:
 
     def _decided(self, d: Learnt, instant: int) -> Message:
         by = ("default", instant, d.cause, *(d.leads or ()))
-        return compose.decision(d.kind, instant, self.voice, cause=d.cause, numbers=d.numbers, leads=d.leads, identified_by=by)
+        version = self.voice.version
+        return compose.decision(
+            d.kind, instant, self.voice, cause=d.cause, numbers=d.numbers, version=version, leads=d.leads, identified_by=by
+        )
 
     def _woke(self, d: events.Decision) -> Message:
         numbers = {"topic": d.source.topic, "partition": d.source.partition, "position": d.position, "instant": d.instant}
         cause = "a partition came back behind learning"
-        return compose.decision("wake", d.instant, self.voice, cause=cause, numbers=numbers, identified_by=tuple(numbers.values()))
+        by = tuple(numbers.values())
+        return compose.decision("wake", d.instant, self.voice, cause=cause, numbers=numbers, version=None, identified_by=by)
 
     def limit(self, source: Source) -> int | None:
         """The position that a reader must not pass now; None: no limit."""
@@ -383,7 +490,8 @@ class Shard:
         self.meter.tell(m)
         self.meter.skill(m, STATUS["learner"]["skill"])
         self.meter.weights(m, STATUS["learner"]["weights"])
-        m.state_bytes.set(self.learner.state_bytes())
+        m.state_bytes.set(sum(learner.state_bytes() for learner in self._learners()))
+        self.meter.shadow(m, self.succession.difference())
         m.series_in_two_partitions.set(len(self.gather.elsewhere))
         if self.taught_on is not None:
             m.train_loss.set(self.learner.training["loss"])
@@ -439,7 +547,8 @@ class Shard:
             "ledger": g.totals(),
             "published": dict(self.published),
             "digest": f"{self.digest:032x}",
-            "weights": self.learner.digest(),
+            "weights": " ".join(learner.digest() for learner in self._learners()),
+            "plans": [[*plan] for plan in self.succession.plans],
             "decisions": [[*d.source, d.position, d.instant] for d in g.decisions],
             "decisions_before": g.dropped_decisions,
             "publish_from": self.spec.publish_from,
@@ -454,6 +563,7 @@ class Shard:
         later = [events.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
         later = later[total - account["decisions_before"] :]
         ends = [events.Decision(Source(t, p), position, account["reached"]) for t, p, position in account["positions"]]
+        self.succession.load([events.Plan(*plan) for plan in account["plans"]], self.learnt)
         self._owe(g.repeat([*later, *ends]))
 
     def resume(self, account: dict[str, Any]) -> bool:
@@ -462,7 +572,8 @@ class Shard:
         while self.queue and self.queue[0].instant <= account["learnt"]:
             self._owe_messages(self.learn_next())
         self._sum_up(self.owed)  # released by the decisions alone, without another block
-        same = f"{self.digest:032x}" == account["digest"] and self.learner.digest() == account["weights"]
+        weights = " ".join(learner.digest() for learner in self._learners())
+        same = f"{self.digest:032x}" == account["digest"] and weights == account["weights"]
         self.owed = []  # repeated, and published long ago
         g.decisions = [events.Decision(Source(t, p), position, instant) for t, p, position, instant in account["decisions"]]
         g.dropped_decisions = account["decisions_before"]
@@ -479,10 +590,13 @@ class Shard:
     def snapshotted(self) -> None:
         """Decisions from before the snapshot before the one that commits name now are not needed again."""
         g = self.gather
-        self.snapshots.append(g.dropped_decisions + len(g.decisions))
-        drop = self.snapshots[0] - g.dropped_decisions if len(self.snapshots) == self.snapshots.maxlen else 0
-        if drop > 0:
-            g.decisions, g.dropped_decisions = g.decisions[drop:], self.snapshots[0]
+        self.snapshots.append((g.dropped_decisions + len(g.decisions), self.learnt))
+        if len(self.snapshots) < (self.snapshots.maxlen or 0):
+            return
+        count, learnt = self.snapshots[0]
+        self.succession.drop(learnt)
+        if count > g.dropped_decisions:
+            g.decisions, g.dropped_decisions = g.decisions[count - g.dropped_decisions :], count
 
     def freeze(self) -> bytes:
         return self.frozen()()
@@ -500,20 +614,27 @@ class Shard:
             "publish_from": self.spec.publish_from,
             "quota": self.spec.rules.quota,
             "taught": self.taught,
+            "plans": [[*plan] for plan in self.succession.plans],
         }
         part, learner = self.gather.state(), self.learner.frozen()
-        return lambda: msgspec.msgpack.encode([part, learner(), rest])
+        if (shadow := self.succession.shadow) is None:
+            return lambda: msgspec.msgpack.encode([part, learner(), rest, None])
+        theirs, known = shadow.frozen()
+        return lambda: msgspec.msgpack.encode([part, learner(), rest, [theirs(), known]])
 
     @classmethod
     def thaw(cls, spec: Spec, data: bytes) -> Shard:
-        part, learner, rest = msgspec.msgpack.decode(data)
+        part, learner, rest, shadow = msgspec.msgpack.decode(data)
         refuse_others(rest.get("shaped_by", {}), spec)
         spec = as_first_started(spec, rest)
         self = cls(spec, part=Gather.restore(spec.rules, part, spec.sources), learner=Learner.restore(spec.config, learner))
         self.queue = deque(events.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
         self.learnt, self.windows, self.published = rest["learnt"], rest["windows"], rest["published"]
         self.digest, self.taught = int(rest["digest"], 16), rest["taught"]
-        self.snapshots.extend(rest["snapshots"])
+        self.snapshots.extend((count, learnt) for count, learnt in rest["snapshots"])
+        self.succession.plans = [events.Plan(*plan) for plan in rest["plans"]]
+        if shadow is not None and spec.succession is not None:
+            self.succession.shadow = Shadow.thaw(spec.config, spec.succession.judge, *shadow)
         return self
 
 
@@ -697,6 +818,7 @@ class LiveShard:
         BY_REFERENCE = True
         LIVE.clear()
         STATUS.clear()
+        OFFERS.clear()
 
     def shard(self) -> Shard | None:
         return next(iter(LIVE.values()), None)

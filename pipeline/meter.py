@@ -173,6 +173,14 @@ class Meter:
             if known:
                 metrics.skill_ratio.labels(lead=lead).set(sum(known) / len(known))
 
+    def shadow(self, metrics: Metrics, difference: np.ndarray | None) -> None:
+        """The mean over the leads of each bucket of what a shadow (H,) loses less; no shadow, nothing."""
+        metrics.shadow_difference.clear()
+        if difference is None:
+            return
+        for k in np.unique(self._bucket).tolist():
+            metrics.shadow_difference.labels(lead=LEADS[k]).set(float(difference[self._bucket == k].mean()))
+
     def weights(self, metrics: Metrics, by_expert: Mapping[str, Sequence[float]]) -> None:
         """The mixture's mean weights over the leads of each bucket; experts of one kind (`lstm 1`, `lstm 2`) together."""
         for kind in {name.split()[0] for name in by_expert}:

@@ -102,6 +102,11 @@ class Metrics:
         # models
         self.model_info = gauge("model_info", "1 for the version that learning went on from.", "model", "version", "role")
         self.model_age_seconds = gauge("model_age_seconds", "Since the weights last changed.")
+        self.model_swaps = counter("model_swaps_total", "Other weights that serve, or were to; see the decisions topic.", "outcome")
+        self.promotions = counter("promotions_total", "What became of challengers.", "outcome")
+        self.shadow_difference = gauge(
+            "shadow_difference", "Part of the loss that the shadow loses less than who serves; absent: there is no shadow.", "lead"
+        )
         # quality
         self.scores = counter("scores_total", "Forecasts that met their actual value.", "lead")
         self.scaled_absolute_error = counter(
@@ -146,6 +151,8 @@ class Metrics:
             (self.baseline_scaled_absolute_error, "lead", LEADS),
             (self.pinball_loss, "lead", LEADS),
             (self.skill_ratio, "lead", LEADS),
+            (self.model_swaps, "outcome", ("switched", "refused", "rolled_back")),
+            (self.promotions, "outcome", ("promoted", "refused", "undecided")),
             (self.commits, "outcome", ("committed", "aborted", "indefinite")),
         ):
             for value in values:

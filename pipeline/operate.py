@@ -26,8 +26,8 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from models.apart import Gone
 from models.snapshot import SnapshotDamaged
-from pipeline import consume, engine, health, learn, metrics, publish, taught, topics
-from pipeline.configure import config_of, room_of, rules_of
+from pipeline import consume, engine, health, learn, metrics, pointers, publish, taught, topics
+from pipeline.configure import config_of, room_of, rules_of, succession_of
 from pipeline.decode import Decoder, shape_of
 from pipeline.events import NEVER, Decision, LedgerBroken
 from pipeline.files import FORMATS
@@ -117,10 +117,10 @@ def log_to_stderr(level: str = "info") -> None:
 def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> Spec:
     """`now` (s) is the first start, for whoever asked to publish from there; a snapshot keeps it."""
     since = {"earliest": learn.EARLIEST, "first_start": int(now * 1e6)}
-    publish_from = settings.forecast.publish_from
+    publish_from, room = settings.forecast.publish_from, room_of(settings)
     return Spec(
         application=settings.application,
-        rules=rules_of(settings, len(sources), room=room_of(settings)),
+        rules=rules_of(settings, len(sources), room=room),
         config=config_of(settings),
         sources=sources,
         layout=settings.output.layout,
@@ -131,12 +131,16 @@ def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> S
         columns=settings.input.values,
         start_from=settings.learn.start_from,
         apart=(os.cpu_count() or 1) > 1,  # on one core they would only take turns
+        succession=succession_of(settings, room=room),
+        published=versions_of(settings),
     )
 
 
-def champion_of(settings: Settings) -> taught.Published:
-    """What a stream begins with that has no state, unless a file is named. A replay does not: it may tell of times that it has learnt."""
-    return taught.Published(settings.registry.url, settings.application)
+def versions_of(settings: Settings) -> taught.Published:
+    """Where they are. A stream that has no state, and no file to start from, begins with the champion; a replay does not: it may tell
+    of times that it has learnt.
+    """
+    return taught.Published(settings.registry.url, settings.application, moments=settings.registry.moments == "version")
 
 
 class Seen(NamedTuple):
@@ -229,9 +233,11 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         folder=folder,
         interval_s=settings.commit.interval / 1e6,
     )
-    spec = spec_of(settings, tuple(sorted(starts)), now=time.time())._replace(champion=champion_of(settings))
+    spec = spec_of(settings, tuple(sorted(starts)), now=time.time())._replace(champion=versions_of(settings))
     looking = threading.Event()
     looker = threading.Thread(target=look_at_rejected, args=(options, prefix, looking), name="rejected", daemon=True)
+    follower = pointers.Follower(options, prefix=prefix, source=versions_of(settings), config=spec.config, offers=learn.OFFERS)
+    following = threading.Thread(target=follower.run, args=(looking,), name="pointers", daemon=True)
     heart = publish.Heart(options, application=application, prefix=prefix, instance=uuid.uuid4().hex)
     try:
         pipeline = beam.Pipeline(runner=engine.LocalRunner(durability), options=PipelineOptions(["--streaming"]))
@@ -241,6 +247,7 @@ def live(settings: Settings, *, stop: Stop, take_over: bool, began: float) -> di
         result = pipeline.run()
         SERVING = True
         looker.start()
+        following.start()
         LOG.info("reading", topics=sorted({s.topic for s in starts}), partitions=len(starts), application=application)
         while result.state == PipelineState.RUNNING:
             if stop.wait(BEAT_SECONDS):
@@ -429,9 +436,9 @@ def replay(
         there = consume.there(given)
         spec = spec_of(settings, tuple(sorted(there)), now=time.time())._replace(close_at_end=close)
         if dump:
-            wakes = consume.decisions(str(decisions), settings.application, there) if decisions is not None else []
+            wakes, plans = consume.decisions(str(decisions), settings.application, there) if decisions is not None else ([], [])
             ends = [Decision(source, positions.stop, NEVER) for source, positions in there.items()]
-            spec = spec._replace(repeats=(*wakes, *ends))
+            spec = spec._replace(repeats=(*wakes, *ends), plans=tuple(plans))
         shape = shape_of(settings, kafka=dump)
         if wide_rows:
             shape = replace(shape, series=(), at="at", at_format="rfc3339", value="value", values=())  # as files.wide_rows writes them

@@ -260,6 +260,8 @@ Model = Annotated[
 ]
 Layout = Annotated[str, choice("record", "row")]
 Optimiser = Annotated[str, choice("adamw", "adam", "sgd")]
+Promote = Annotated[str, choice("auto", "hand")]
+Moments = Annotated[str, choice("version", "stream")]
 
 
 def about(meaning: str, default: Any = ..., *, shown: str | None = None, **bounds: Any) -> Any:

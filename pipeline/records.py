@@ -302,7 +302,11 @@ class DecisionRecord(msgspec.Struct, frozen=True):
     to_lead: Annotated[int | None, means("Last lead that it is about.")] = None
     cause: Annotated[str, means("For a person.")] = ""
     numbers: Annotated[
-        dict[str, Any], means("What was measured, by name. Of a wake: topic, partition, position, instant (microseconds since the epoch).")
+        dict[str, Any],
+        means(
+            "What was measured, by name. Of a wake: topic, partition, position, instant; of who serves: effective_from, instant "
+            "(microseconds since the epoch)."
+        ),
     ] = {}
 
 

@@ -159,7 +159,7 @@ class Move(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     format: int
     generation: int  # of the first move: 1
-    kind: str  # nominate, promote, rollback or gc
+    kind: str  # nominate, promote, rollback, dismiss or gc
     at: str
     by: str
     reason: str
@@ -422,6 +422,12 @@ class Registry:
         if version is None:
             raise UnknownVersion("there is no previous champion to go back to: `models promote VERSION` takes any version")
         return self._crown(version, seen, "rollback", because, previous=None)
+
+    def dismiss(self, seen: Move, because: Because) -> Move:
+        """Nobody is challenger from now on; returns the move, or `seen` where nobody was. Raises MovedFirst."""
+        if seen.now.challenger is None:
+            return seen
+        return self._make(seen, "dismiss", msgspec.structs.replace(seen.now, challenger=None), because)
 
     def _crown(self, version: str, seen: Move, kind: str, because: Because, *, previous: str | None) -> Move:
         self._ready(version)

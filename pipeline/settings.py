@@ -32,9 +32,11 @@ from pipeline.quantities import (
     Levels,
     Mechanism,
     Model,
+    Moments,
     Names,
     One,
     Optimiser,
+    Promote,
     PublishFrom,
     Real,
     Samples,
@@ -178,6 +180,15 @@ class Commit(Section):
 
 class Registry(Section):
     url: File = about("where model versions are: a folder, or s3://, gs:// or az:// with fsspec's driver for it", ".tidecast/models")
+    promote: Promote = about(
+        "auto: a challenger that proves better serves, a champion that proves worse goes; hand: they are told of", "auto"
+    )
+    moments: Moments = about("after a switch the optimiser goes on with those of the version, or of the stream", "version")
+    alpha: Real = about("share of challengers that are promoted and are no better, at most", 0.05, gt=0, lt=1)
+    least_instants: Count = about("steps that champion and challenger are compared on, at least", 240, ge=1)
+    least_series: Count = about("series that they are compared on, at least", 1, ge=1)
+    most_harm: Real = about("part by which a challenger may lose more on any one series", 0.1, ge=0)
+    shadow_for: Duration = about("how long a challenger, or a former champion, is compared (event time)", duration("30d"), gt=0)
 
 
 class Metrics(Section):

@@ -16,7 +16,8 @@ import msgspec
 import torch
 
 from models.descent import Descent
-from models.learner import Config, Learner
+from models.handover import Incoming
+from models.learner import Config, Learner, device_of
 from models.network import Ensemble
 from models.snapshot import SnapshotDamaged
 from pipeline.configure import parameters_of, shape_of, shaping
@@ -77,6 +78,7 @@ class Published(NamedTuple):
     url: str
     application: str
     version: str | None = None  # None: who is champion when it is asked for; empty: none
+    moments: bool = True  # of the rule of descent, too
 
 
 def published(source: Published, config: Config) -> Taught | None:
@@ -85,27 +87,44 @@ def published(source: Published, config: Config) -> Taught | None:
     Raises NotTaught: it is damaged, gone, or of other settings.
     """
     try:
-        registry = Registry(source.url, application=source.application, model="default", parameters=parameters_of)
+        registry = registry_of(source)
         version = registry.last().now.champion if source.version is None else source.version
-        if not version:
-            return None
-        manifest, weights = registry.whole(version)
-        moments = registry.moments(manifest)
+    except (StoreError, RegistryError) as error:
+        raise NotTaught(f"registry.url = {source.url}: {error}") from error
+    if not version:
+        return None
+    given = incoming(source._replace(version=version), config)
+    learner = Learner(config)
+    plan = learner.plan()
+    trained = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"])
+    if given.moments is not None:
+        for mine, known in zip(trained.moments, given.moments, strict=True):
+            mine.copy_(known)
+    learner.adopt(given.weights, trained)
+    learner.start()
+    return Taught(learner, START, version)
+
+
+def incoming(source: Published, config: Config) -> Incoming:
+    """A version's weights and moments, checked whole, for a learner with this config. Raises NotTaught as `published` does."""
+    assert source.version, "asked for by name"
+    try:
+        registry = registry_of(source)
+        manifest, weights = registry.whole(source.version)
+        moments = registry.moments(manifest) if source.moments else None
     except (StoreError, RegistryError) as error:
         raise NotTaught(f"registry.url = {source.url}: {error}") from error
     if manifest.shape != shape_of(config):
         wrong = difference(manifest.shape, shape_of(config))
-        remedy = "the same, or another registry.url or champion"
-        raise NotTaught(f"registry.url = {source.url}: champion {version} was made with other settings: {wrong}; allowed: {remedy}")
-    learner = Learner(config)
-    plan = learner.plan()
-    trained = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"])
-    if moments is not None:
-        for mine, known in zip(trained.moments, moments, strict=True):
-            mine.copy_(torch.from_numpy(known))
-    learner.adopt(torch.from_numpy(weights.copy()).to(learner.device), trained)
-    learner.start()
-    return Taught(learner, START, version)
+        said = f"version {source.version} was made with other settings: {wrong}; allowed: the same, or another registry.url or version"
+        raise NotTaught(f"registry.url = {source.url}: {said}")
+    device = device_of(config)
+    known = None if moments is None else torch.from_numpy(moments.copy()).to(device)
+    return Incoming(source.version, torch.from_numpy(weights.copy()).to(device), known)
+
+
+def registry_of(source: Published) -> Registry:
+    return Registry(source.url, application=source.application, model="default", parameters=parameters_of)
 
 
 def read(file: Path) -> bytes:

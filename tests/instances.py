@@ -46,6 +46,9 @@ def server() -> Iterator[None]:
         os.environ.pop("PYTHONPATH")
         if before is not None:
             os.environ["PYTHONPATH"] = before
+        for left in multiprocessing.active_children():  # of a test that failed: the server would wait for it for ever
+            left.kill()
+            left.join()
         forkserver._forkserver._stop()
 
 

@@ -123,8 +123,8 @@ def test_the_same_record_has_one_id_and_another_record_another():
     source = Source("t", 0)
     assert late(source, 1, "a", 0, 1.0, 5, voice()).id != late(source, 2, "a", 0, 1.0, 5, voice()).id
     assert (
-        decision("wake", 1, voice(), cause="", numbers={}, identified_by=(1,)).id
-        != decision("wake", 1, voice(), cause="", numbers={}, identified_by=(2,)).id
+        decision("wake", 1, voice(), cause="", numbers={}, version=None, identified_by=(1,)).id
+        != decision("wake", 1, voice(), cause="", numbers={}, version=None, identified_by=(2,)).id
     )
 
 

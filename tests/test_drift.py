@@ -181,7 +181,9 @@ def test_the_learner_restores_its_detectors_mid_way(jumped):
 def test_on_the_topic_it_has_the_form_of_the_contract():
     voice = compose.Voice("app", 1, 6, (0.05, 0.5, 0.95), "default", "v", ("mixture",), (None,), (0.9,), "record")
     d = Decision("drift", "errors lie on one side", {"signal": "level", "now": 0.5, "usual": 0.0}, (2, 6))
-    message = compose.decision(d.kind, 10**15, voice, cause=d.cause, numbers=d.numbers, leads=d.leads, identified_by=("default", *d.leads))
+    message = compose.decision(
+        d.kind, 10**15, voice, cause=d.cause, numbers=d.numbers, version=None, leads=d.leads, identified_by=("default", *d.leads)
+    )
     record = msgspec.json.decode(message.value, type=DecisionRecord)
     assert (record.kind, record.from_lead, record.to_lead, record.numbers["signal"]) == ("drift", 2, 6, "level")
     assert record.application == "app"

@@ -141,7 +141,7 @@ def wake(position=7, instant=10**15, **more):
 
 def recorded(folder, *values):
     (folder / "decisions").write_text("".join(json.dumps(value) + "\n" for value in values))
-    return decisions(str(folder / "decisions"), "app", THERE)
+    return decisions(str(folder / "decisions"), "app", THERE).wakes
 
 
 def test_wakes_are_taken_as_they_are_or_out_of_what_kcat_wrote_and_other_decisions_are_left(tmp_path):
@@ -159,7 +159,8 @@ def test_wakes_are_taken_as_they_are_or_out_of_what_kcat_wrote_and_other_decisio
         ({"kind": "wake"}, "missing required field `application`"),
         (wake(numbers={"topic": "t"}), "missing required field `partition`"),
         (wake(instant=10**18), "instant"),
-        (wake(kind="switch", numbers={"effective_from": 1, "instant": 1}), "a switch of models, which this release cannot repeat"),
+        (wake(kind="switch", numbers={"effective_from": 1, "instant": 1}), "a switch of no version"),
+        (wake(kind="switch", version="a" * 16, numbers={"effective_from": 1}), "missing required field `instant`"),
         (wake(numbers={"topic": "t", "partition": 2, "position": 7, "instant": 1}), "a wake of t/2, of which the dump has no record"),
         (wake(21), "a wake of t/1 at 21; the dump has it from 5 to 20"),
         (wake(4), "a wake of t/1 at 4; the dump has it from 5 to 20"),
@@ -294,7 +295,7 @@ def replayed(path, wakes, seed):
     """What a shard tells that reads a dump in turns and pieces that a seed decides."""
     rng, reader, decode = random.Random(seed), Dump(str(path)).reader(lambda: None), Decoder(SHAPE).decode
     there = reader.there()
-    known = decisions(str(wakes), "app", there) if wakes is not None else []
+    known = decisions(str(wakes), "app", there).wakes if wakes is not None else []
     shard = Shard(spec(there, repeats=(*known, *(Decision(s, r.stop, NEVER) for s, r in there.items()))))
     position, out, still = {s: r.start for s, r in there.items()}, [], 0
     while position:

@@ -35,8 +35,13 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/learn.py": NOUNS
     | PLAIN
     | BEAM
-    | {f"pipeline.{name}" for name in ("gather", "compose", "meter", "configure", "taught")}
+    | {f"pipeline.{name}" for name in ("gather", "compose", "meter", "configure", "succession", "taught")}
     | {"models", "torch"},
+    "pipeline/pointers.py": NOUNS
+    | KAFKA
+    | {f"pipeline.{name}" for name in ("publish", "registry", "store", "succession", "taught", "topics")}
+    | {"models", "msgspec"},
+    "pipeline/succession.py": NOUNS | {"models", "torch"},
     "pipeline/consume.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.poller", "pipeline.files", "pipeline.dump"},
     "pipeline/poller.py": NOUNS | KAFKA,
     "pipeline/files.py": NOUNS | PLAIN,
@@ -55,7 +60,7 @@ LAW = {  # the first pattern that fits a file rules it
     | {f"pipeline.{name}" for name in ("configure", "history", "lease", "registry", "schedule")}
     | {"models", "rich", "prometheus_client", "torch"},
     "pipeline/retrainer.py": {"*"},
-    "pipeline/configure.py": NOUNS | {"models", "msgspec", "pipeline.registry"},
+    "pipeline/configure.py": NOUNS | {"models", "msgspec", "pipeline.registry", "pipeline.succession"},
     "pipeline/store.py": {"fsspec"},
     "pipeline/registry.py": NOUNS | {"msgspec", "safetensors", "pipeline.store"},
     "pipeline/versions.py": NOUNS | {"msgspec", "pipeline.registry"},

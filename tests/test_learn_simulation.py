@@ -18,6 +18,7 @@ from tests.simulation import Chains, Process, digest, failure, search
 class Exercise(NamedTuple):
     instant: int
     whole: tuple
+    incoming: None = None
 
     @property
     def wanted(self):
@@ -30,7 +31,7 @@ class Exercise(NamedTuple):
 class HashLearner(Chains):
     """`Chains` behind the calls that a shard makes."""
 
-    version = "v"
+    version, versions = "v", [(0, "v")]
     bands = ()
     experts = ("lstm", "seasonal_naive", "last_value")
 
@@ -52,7 +53,11 @@ class HashLearner(Chains):
             self.carry.pop(slot, None)
             self.learnt_of.pop(slot, None)
 
-    def begin(self, cells, *, instant, drop):
+    def version_at(self, generation):
+        return self.version
+
+    def begin(self, cells, *, instant, drop, incoming):
+        assert incoming is None
         closed = zip(cells.slot.tolist(), cells.cell.tolist(), cells.value.tolist(), cells.key.tolist(), strict=True)
         for slot, cell, value, key in closed:
             assert self.names[slot] == key

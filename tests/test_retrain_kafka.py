@@ -116,4 +116,4 @@ def test_a_champion_of_other_settings_is_refused_by_name(kafka: str, make_topic:
     shelf.promote(made["version"], shelf.last(), Because("test", 0, ""))
     run = Instance(tmp_path, "run", "--json", *words, "--set", "forecast.horizon=5")
     assert run.ends() == 2
-    assert f"champion {made['version']} was made with other settings: horizon 4, not 5" in run.said()
+    assert f"version {made['version']} was made with other settings: horizon 4, not 5" in run.said()
