@@ -7,12 +7,15 @@ At a learning instant the new weights take the old ones' place. Carries that the
 values of late are read anew: for learning at once (anchors), for arrivals into a *staging*, since their cells belong to generations and one
 that comes late may still ask for the old weights. A series takes its carries from there at its first cell whose generation has the new
 weights, whatever partitions did meanwhile: all of it is a function of event time, as learning is.
+
+Until somebody needs it, reading anew can wait: nothing that it reads changes before the next instant. So it is done in slices, between
+samples, and a stream does not stand still for it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +27,7 @@ from models.carry import NEVER, Memory
 from models.inputs import LAGS, Shape
 from models.network import Ensemble
 
-SIDE = 256  # series whose values are read anew at once
+SIDE = 64  # series whose values are read anew at once: some tens of milliseconds
 DEPTH = 64  # dilated steps: more than any ring holds
 
 
@@ -46,6 +49,7 @@ class Staging:
     carry: np.ndarray  # (N, LAGS, 2M, D) float16, by cell % LAGS
     carried: np.ndarray  # (N, LAGS) the cell after which that carry was; NEVER: none
     left: np.ndarray  # (N,) bool: not taken yet
+    of: lesson.Series | None = None  # (N,) what is read with; None: all has been read
 
     def find(self, slot: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Of (K,) slots: which (indices) have something here, and where."""
@@ -63,32 +67,38 @@ class Staging:
     @classmethod
     def load(cls, instant: int, columns: dict[str, np.ndarray]) -> Staging:
         """The inverse of `state`."""
-        kept = {name: columns[name].copy() for name in ("slot", "until", "carry", "carried")}
-        return cls(instant, left=np.ones(len(kept["slot"]), bool), **kept)
+        kept: dict[str, Any] = {name: columns[name].copy() for name in ("slot", "until", "carry", "carried")}
+        return cls(instant, **kept, left=np.ones(len(kept["slot"]), bool), of=None)
 
 
-def stage(memory: Memory, of: lesson.Series, ensemble: Ensemble, form: Shape, *, instant: int, truncation: int) -> Staging:
-    """Carries of series (N,; slots ascending) from nothing over their closed values, and their anchors where learning wants them."""
+def opened(memory: Memory, of: lesson.Series, *, instant: int) -> Staging:
+    """Of series (N,; slots ascending), before any of their closed values has been read; they have no anchors until then."""
     m, slots = memory, of.slot
     m["anchor"][slots], m["anchored"][slots] = 0, NEVER
     until = m["closed_newest"][slots].copy()
-    made = Staging(instant, slots, until, m["anchor"][slots].copy(), m["anchored"][slots].copy(), np.ones(len(slots), bool))
+    return Staging(instant, slots, until, m["anchor"][slots].copy(), m["anchored"][slots].copy(), np.ones(len(slots), bool), of)
+
+
+def read_on(made: Staging, memory: Memory, ensemble: Ensemble, form: Shape, *, truncation: int) -> None:
+    """A slice: carries of the next series from nothing over their closed values, and their anchors where learning wants them."""
+    m, of = memory, made.of
+    assert of is not None, "there is something left"
+    at = len(made.slot) - len(of.slot)
+    part, rest = (lesson.Series(*(column[rows] for column in of)) for rows in (slice(None, SIDE), slice(SIDE, None)))
     phases = np.arange(LAGS)
-    for at in range(0, len(slots), SIDE):
-        part = lesson.Series(*(column[at : at + SIDE] for column in of))
-        each = lesson.Series(*(column.repeat(LAGS, 0) for column in part))
-        newest = (until[at : at + SIDE, None] - phases).ravel()
-        for end, carry, carried in (
-            (newest - 1 - LAGS * truncation, m["anchor"], m["anchored"]),
-            (newest, made.carry, made.carried),  # goes on from the anchors
-        ):
-            chain, cell, after = walk(m, each, end, ensemble, form)
-            row = each.slot[chain] if carry is m["anchor"] else at + chain // LAGS
-            carry[row, cell % LAGS], carried[row, cell % LAGS] = after, cell
-        stood = made.carried[at : at + SIDE] == NEVER  # nothing has been observed since the anchor
-        made.carry[at : at + SIDE][stood] = m["anchor"][part.slot][stood]
-        made.carried[at : at + SIDE][stood] = m["anchored"][part.slot][stood]
-    return made
+    each = lesson.Series(*(column.repeat(LAGS, 0) for column in part))
+    newest = (made.until[at : at + SIDE, None] - phases).ravel()
+    for end, carry, carried in (
+        (newest - 1 - LAGS * truncation, m["anchor"], m["anchored"]),
+        (newest, made.carry, made.carried),  # goes on from the anchors
+    ):
+        chain, cell, after = walk(m, each, end, ensemble, form)
+        row = each.slot[chain] if carry is m["anchor"] else at + chain // LAGS
+        carry[row, cell % LAGS], carried[row, cell % LAGS] = after, cell
+    stood = made.carried[at : at + SIDE] == NEVER  # nothing has been observed since the anchor
+    made.carry[at : at + SIDE][stood] = m["anchor"][part.slot][stood]
+    made.carried[at : at + SIDE][stood] = m["anchored"][part.slot][stood]
+    made.of = rest if len(rest.slot) else None
 
 
 def walk(memory: Memory, of: lesson.Series, end: np.ndarray, ensemble: Ensemble, form: Shape) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

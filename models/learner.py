@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -28,7 +29,7 @@ from models.drift import Drift
 from models.experts import MIXTURES, Experts
 from models.gaps import gaps
 from models.generation import Generation, Pool
-from models.handover import Incoming, Staging, stage
+from models.handover import Incoming, Staging, opened, read_on
 from models.heads import MIDDLE
 from models.inputs import CLIP, LAGS, View
 from models.mixture import groups
@@ -293,6 +294,7 @@ class Learner:
 
     def forget(self, slots: np.ndarray) -> None:
         """These slots hold nobody; they may be given away again."""
+        self.read_all()
         records = np.unique(self.memory["record"][slots])
         self.memory.clear(slots)
         for record in records[records > 0].tolist():
@@ -319,6 +321,7 @@ class Learner:
 
     def tell(self, tells: Tells) -> None:
         """What records say of covariates, before the samples that came with them or after them; by cells no later than those."""
+        self.read_all()
         covariates.tell(self.memory, self.form.known, tells)
 
     def arrive(self, cells: Cells, *, generation: int, woken: np.ndarray) -> Step:
@@ -370,6 +373,8 @@ class Learner:
     def _take_over(self, slot: np.ndarray, then: Generation) -> None:
         """Series (N,) that come to their first cell under weights that have been handed over get the carries that go with them."""
         m, fresh = self.memory, np.full(len(slot), NEVER)
+        if self.stagings[-1].instant <= then.instant:
+            self.read_all()
         for staging in self.stagings:  # of several that wait, the newest
             if staging.instant <= then.instant:
                 mine, at = staging.find(slot)
@@ -639,6 +644,7 @@ class Learner:
 
         The exercise before this one may still be running; it must be finished before this one is run.
         """
+        self.read_all()
         m = self.memory
         salt = int(cells.cell.max()) + 1 if len(cells.cell) else 0  # not the instant: a history and a stream name theirs differently
         mine = cells.slot < m.capacity
@@ -674,17 +680,29 @@ class Learner:
         """All but the weights of the descent, which may still be learning: see `finish`."""
         m = self.memory
         slots = np.flatnonzero(m["live"] & (m["closed_newest"] > NEVER))
-        then, oldest = self.generations[instant], min(self.generations)
+        oldest = min(self.generations)
         while len(self.stagings) > 1 and self.stagings[1].instant <= oldest:  # whoever comes now takes a later one
             del self.stagings[0]
         if self.taught:
-            truncation = self.config.truncation
-            made = stage(m, self.series(slots), self._network_of(then), self.form, instant=instant, truncation=truncation)
-            self.stagings.append(made)
+            self.stagings.append(opened(m, self.series(slots), instant=instant))
         self.replay.clear()  # its rows have carries of the former weights
         self.waiting.clear()
         self.drift = self._drift()
         self.versions = [*self.versions[-VERSIONS:], (instant, incoming.version)]
+
+    def read_some(self) -> bool:
+        """After a hand-over, read the values of some series under the new weights; whether there was anything to read. It may wait."""
+        if not self.stagings or self.stagings[-1].of is None or not self.stagings[-1].of.slot.size:
+            return False
+        made = self.stagings[-1]
+        network = self._network_of(self.generations[made.instant])
+        read_on(made, self.memory, network, self.form, truncation=self.config.truncation)
+        return True
+
+    def read_all(self) -> None:
+        """The rest, before anything changes that it reads, or somebody needs it."""
+        while self.read_some():
+            pass
 
     def finish(self, exercise: Exercise) -> list[Decision]:
         """The last part of `close`, once the exercise has run: its generation may be forecast under."""
@@ -912,6 +930,7 @@ class Learner:
 
     def _held(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """Arrays that will change, and plain values."""
+        self.read_all()
         groups: dict[str, dict[str, np.ndarray]] = {
             "memory": self.memory.state(),
             "pending": self.pending.state(),
@@ -943,7 +962,15 @@ class Learner:
     @classmethod
     def restore(cls, config: Config, parts: dict[str, bytes]) -> Learner:
         """The learner that `snapshot` was taken of; raises snapshot.SnapshotDamaged."""
-        arrays, rest = snapshot.unpack(parts)
+        return cls._made_of(config, *snapshot.unpack(parts))
+
+    def copy(self) -> Learner:
+        """Another one in the same state: as `restore` of `snapshot`, without what guards files."""
+        arrays, rest = self._held()
+        return self._made_of(self.config, {name: array.copy() for name, array in arrays.items()}, deepcopy(rest))
+
+    @classmethod
+    def _made_of(cls, config: Config, arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> Learner:
         groups: dict[str, dict[str, np.ndarray]] = {}
         for name, array in arrays.items():
             group, _, column = name.partition("/")

@@ -158,6 +158,7 @@ class Shard:
             owed += [self._rejected(r, block.records[r.record] if r.record >= 0 else None, block.source) for r in block.rejected]
         yield self._sum_up(owed)
         yield from map(self._sum_up, self.follow(told))
+        self._read_on()
         if block.ended:
             self.ended.add(block.source)
         over = block.ended and len(self.ended) == len(self.gather.parts)
@@ -397,6 +398,13 @@ class Shard:
         shadow = self.succession.shadow
         if shadow is not None and shadow.compare(self.learner, cells, self.gather.wanted) and not self.gather.repeating:
             self.succession.judge(learnt=self.learnt, first=self._first())
+
+    def _read_on(self) -> None:
+        """After a hand-over, a little after each block: what is read then can wait for the next instant, and no sample has to."""
+        began = time.perf_counter()
+        for learner in self._learners():
+            while time.perf_counter() - began < BLOCK_SECONDS and learner.read_some():
+                pass
 
     def _version(self, name: str) -> Incoming:
         """Raises taught.NotTaught."""

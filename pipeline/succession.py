@@ -279,8 +279,7 @@ class Succession:
 
     def _begin(self, champion: Learner, role: Role, instant: int) -> None:
         assert self.rules is not None
-        copy = Learner.restore(champion.config, champion.snapshot())
-        self.shadow = Shadow(copy, role=role, since=instant, rules=self.rules.judge)
+        self.shadow = Shadow(champion.copy(), role=role, since=instant, rules=self.rules.judge)
 
     def _pointers(self, plan: Plan, role: Role | None, before: str, instant: int) -> list[Pointer]:
         """The names that have moved by the judge's word, or that nobody has any more, for whoever follows the models topic."""

@@ -89,6 +89,36 @@ def test_any_interleaving_says_the_same(others, seed, disorder, later):
     assert one.decisions == other.decisions
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_when_values_are_read_anew_does_not_show(others, seed, monkeypatch):
+    values, handed = wavy(36, 5), dict(zip((15, 17), others, strict=True))
+    at_once = Stream(values, small(), handed=handed).play()
+    monkeypatch.setattr("models.handover.SIDE", 1)
+    rng, arrive, slices = np.random.default_rng(seed), Learner.arrive, []
+
+    def now_and_then(self, *args, **kwargs):
+        if rng.random() < 0.5:
+            slices.append(self.read_some())
+        return arrive(self, *args, **kwargs)
+
+    monkeypatch.setattr(Learner, "arrive", now_and_then)
+    in_slices = Stream(values, small(), handed=handed).play()
+    assert True in slices
+    assert in_slices.said == at_once.said
+    assert in_slices.learner.digest() == at_once.learner.digest()
+
+
+def test_a_copy_is_the_same_and_goes_its_own_way(others):
+    stream = Stream(wavy(40, 5), small(), handed={20: others[0]})
+    while stream.closed < 22:
+        stream.close() if stream.may_close() else stream.arrive(stream.may_arrive()[:1])
+    copy = stream.learner.copy()
+    assert copy.snapshot() == stream.learner.snapshot()
+    before = copy.snapshot()
+    stream.play()
+    assert copy.snapshot() == before
+
+
 @pytest.mark.parametrize("since", [0, 1, 2, 3])
 def test_a_restart_on_the_way_does_not_show(others, since):
     handed = {20: others[0]}
