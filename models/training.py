@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from models import lesson, snapshot
@@ -270,7 +271,11 @@ def train(
     if resume is None and not all(any(c.whole.known.any() for c in part) for part in (lanes.train_dataloader(), lanes.val_dataloader())):
         return None
     if not teacher.progress.ended:
-        fit(teacher, lanes, learner.device)
+        try:
+            fit(teacher, lanes, learner.device)
+        except SIGTERMException:  # Lightning answers the signal itself, with exit code 0, where it comes to it before `told` does
+            told(teacher)
+            raise
     kept, moments = teacher.kept.cpu().numpy(), torch.stack(teacher.descent.moments).cpu().numpy()
     return Trained(kept, moments, float(teacher.best.sum()), teacher.steps, teacher.progress)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -73,6 +75,28 @@ def test_it_may_be_stopped_in_the_middle_of_a_pass(history: tuple[Past, Scales],
     with pytest.raises(EnoughError):
         train(history, told=enough, saved=left.append)
     assert train(history, resume=left[-1]).weights.tobytes() == whole[0].weights.tobytes()
+
+
+def test_a_signal_between_two_questions_is_the_wish_that_it_was(history: tuple[Past, Scales]) -> None:
+    """Lightning ends the process where it sees SIGTERM before we do."""
+
+    class EnoughError(Exception):
+        pass
+
+    wished: list[int] = []
+
+    def told(teacher: Teacher) -> None:
+        if wished:
+            raise EnoughError
+        if teacher.progress.passes == 1:  # at its end Lightning looks first
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda number, _: wished.append(number))
+    try:
+        with pytest.raises(EnoughError):
+            train(history, told=told)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_another_seed_gives_other_weights(history: tuple[Past, Scales]) -> None:
