@@ -152,6 +152,9 @@ class Metrics:
                 metric.labels(**{name: value})  # there from the start: a rate needs its zero
 
 
+FAILED = "tidecast_retrain_failed_timestamp_seconds"
+
+
 class RetrainMetrics:
     """Those of a job that comes and goes, in one registry."""
 
@@ -160,6 +163,7 @@ class RetrainMetrics:
             "tidecast_retrain_last_success_timestamp_seconds", "When the newest retraining that succeeded ended.", registry=registry
         )
         self.duration = Gauge("tidecast_retrain_duration_seconds", "What it took.", registry=registry)
+        self.failed = Gauge(FAILED, "When the newest retraining failed; 0: it succeeded.", registry=registry)
 
 
 class Latency:
