@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from functools import partial
 from typing import IO, Any
 
 import numpy as np
@@ -27,7 +26,7 @@ from safetensors.numpy import load, save
 
 from models.descent import ROWS, Descent, Outcome
 from models.learner import Exercise, Learner
-from models.lesson import Lesson, loss
+from models.lesson import Lesson, stepped
 from models.network import Ensemble
 
 ASKED = struct.Struct("<QQQ")  # bytes of the lesson that follows, steps and bad steps so far
@@ -137,7 +136,7 @@ def serve(requests: IO[bytes], answers: Any, descent: Descent, levels: torch.Ten
         body = requests.read(length)
         if len(body) < length:
             return  # whoever asked has died in the middle of it
-        outcome = descent.step(partial(loss, lesson=Lesson(**load(body)), levels=levels))
+        outcome = stepped(descent, Lesson(**load(body)), levels)
         answers.write(json.dumps([outcome, descent.steps, descent.bad]).encode() + b"\n")
 
 

@@ -28,7 +28,7 @@ ROWS = len(STATE)
 
 
 class Outcome(NamedTuple):
-    """What a step did: `kind` "step", "skip" or "rollback_weights"; `cause` what was not finite."""
+    """What a step did: `kind` "step", "skip" or "rollback_weights"; `cause` what was not finite, first of all: loss, gradient, weights."""
 
     kind: str
     cause: str

@@ -121,7 +121,7 @@ class Exercise:
     def run(self) -> None:
         """Take the step, if it is wanted."""
         if self.wanted:
-            self.outcome = self.descent.step(partial(lesson.loss, lesson=self.whole, levels=self.levels))
+            self.outcome = lesson.stepped(self.descent, self.whole, self.levels)
 
 
 class Now(NamedTuple):

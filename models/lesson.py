@@ -7,6 +7,7 @@ A chain is every LAGS-th cell of a series, from its anchor to an origin; cells t
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor
 from models import covariates, heads
 from models.batch import buckets, pad
 from models.carry import NEVER, Memory
+from models.descent import Descent, Outcome
 from models.inputs import CLIP, LAGS, Shape, bearings, features, goes_on, read, view
 from models.network import Ensemble
 
@@ -180,6 +182,14 @@ def together(lesson: Lesson, replayed: dict[str, np.ndarray]) -> Lesson:
         np.concatenate([lesson.target, replayed["target"]]),
         np.concatenate([lesson.known, replayed["known"]]),
     )
+
+
+def stepped(descent: Descent, lesson: Lesson, levels: Tensor) -> Outcome:
+    """The step of descent that a lesson asks for. Its loss is not finite: was the lesson? Then the cause is `input`, and no weight's."""
+    outcome = descent.step(partial(loss, lesson=lesson, levels=levels))
+    if outcome.cause != "loss" or all(np.isfinite(part).all() for part in lesson):
+        return outcome
+    return outcome._replace(cause="input")
 
 
 def loss(ensemble: Ensemble, lesson: Lesson, levels: Tensor) -> Tensor:

@@ -273,7 +273,7 @@ def train(
     if not teacher.progress.ended:
         try:
             fit(teacher, lanes, learner.device)
-        except SIGTERMException:  # Lightning looks for it between two of our own looks; whoever listens to signals says what it means
+        except SIGTERMException:  # Lightning answers the signal itself, with exit code 0, where it comes to it before `told` does
             told(teacher)
             raise
     kept, moments = teacher.kept.cpu().numpy(), torch.stack(teacher.descent.moments).cpu().numpy()

@@ -17,7 +17,7 @@ LEADS = ("1", "2-6", "7-24", "25+")
 BANDS = ("0.5", "0.8", "0.9")
 WIDTH = math.log(1.01)  # of a class of latencies
 SIGNALS = ("loss", "level", "variance", "coverage")  # of drift
-SKIPPED = ("input", "loss", "gradient", "weights")  # what was not finite
+SKIPPED = ("input", "loss", "gradient", "weights")  # what was not finite; whose lesson already was not: input, which learning rules out
 STAGES = ("read", "decode", "learn", "publish")
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 10, 30, 60)
 FAST_SECONDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)  # of a block in a stage
@@ -159,6 +159,9 @@ class Metrics:
                 metric.labels(**{name: value})  # there from the start: a rate needs its zero
 
 
+FAILED = "tidecast_retrain_failed_timestamp_seconds"
+
+
 class RetrainMetrics:
     """Those of a job that comes and goes, in one registry."""
 
@@ -167,6 +170,7 @@ class RetrainMetrics:
             "tidecast_retrain_last_success_timestamp_seconds", "When the newest retraining that succeeded ended.", registry=registry
         )
         self.duration = Gauge("tidecast_retrain_duration_seconds", "What it took.", registry=registry)
+        self.failed = Gauge(FAILED, "When the newest retraining failed; 0: it succeeded.", registry=registry)
 
 
 class Latency:

@@ -11,7 +11,7 @@ import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import torch
-from prometheus_client import CollectorRegistry, push_to_gateway, write_to_textfile
+from prometheus_client import CollectorRegistry, Metric, pushadd_to_gateway, write_to_textfile
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -30,7 +32,7 @@ from models.training import Begin, Budget, Teacher, Trained
 from pipeline import history, lease, schedule
 from pipeline.configure import config_of, shape_of
 from pipeline.history import History, NoHistory
-from pipeline.metrics import RetrainMetrics
+from pipeline.metrics import FAILED, RetrainMetrics
 from pipeline.records import rfc3339
 from pipeline.registry import Because, Data, Manifest, MovedFirst, Registry
 from pipeline.settings import Settings, SettingsError
@@ -309,18 +311,57 @@ class Report(NamedTuple):
     metrics: RetrainMetrics | None = None  # of who serves them
 
 
-def reported(said: Mapping[str, Any], report: Report, application: str, console: Console) -> None:
+class Named(Collector):
+    """The metrics of a registry with the application as a label: in a node exporter's folder are files of all that run there."""
+
+    def __init__(self, of: CollectorRegistry, application: str) -> None:
+        self._of, self._application = of, application
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._of.collect():
+            family.samples = [sample._replace(labels={"application": self._application}) for sample in family.samples]
+            yield family
+
+
+def succeeded(said: Mapping[str, Any], report: Report, application: str, console: Console) -> None:
     """A run has ended well."""
     registry = CollectorRegistry()
     for metrics in (RetrainMetrics(registry), *([] if report.metrics is None else [report.metrics])):
         metrics.last_success.set(time.time())
         metrics.duration.set(said["seconds"])
+        metrics.failed.set(0)
+    tell(registry, registry, report, application, console)
+
+
+def failed(report: Report, application: str, console: Console) -> None:
+    """A run has failed; what is known of the newest that ended well stays."""
+    registry = CollectorRegistry()
+    metrics = RetrainMetrics(registry)
+    known = {} if report.textfile is None else written(report.textfile)
+    metrics.last_success.set(known.get("tidecast_retrain_last_success_timestamp_seconds", 0))
+    metrics.duration.set(known.get("tidecast_retrain_duration_seconds", 0))
+    for each in (metrics, *([] if report.metrics is None else [report.metrics])):
+        each.failed.set(time.time())
+    tell(registry, registry.restricted_registry([FAILED]), report, application, console)
+
+
+def written(textfile: Path) -> dict[str, float]:
+    """Numbers of an earlier run; none where there is no such file."""
+    with suppress(OSError, ValueError):
+        return {s.name: s.value for family in text_string_to_metric_families(textfile.read_text(encoding="utf-8")) for s in family.samples}
+    return {}
+
+
+def tell(whole: CollectorRegistry, new: Any, report: Report, application: str, console: Console) -> None:
+    """To a textfile all of it, for it has nothing else; to a push gateway what is new."""
+    named = CollectorRegistry()
+    named.register(Named(whole, application))
     try:
         if report.textfile is not None:
-            write_to_textfile(str(report.textfile), registry)
+            write_to_textfile(str(report.textfile), named)
         if report.pushgateway is not None:
-            push_to_gateway(report.pushgateway, job="tidecast_retrain", registry=registry, grouping_key={"application": application})
-    except OSError as error:  # the version is there, and that is what the run was for
+            pushadd_to_gateway(report.pushgateway, job="tidecast_retrain", registry=new, grouping_key={"application": application})
+    except OSError as error:  # what the run was for does not hang on it
         console.print(f"the numbers of this run could not be told: {error}", highlight=False, markup=False)
 
 

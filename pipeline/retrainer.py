@@ -45,8 +45,13 @@ class Retrainer:
         """Raises what a run does; a run that was told to stop returns."""
         try:
             self._ended(retrain.once(self._run.make, self._lease))
+        except lease.Held:
+            raise  # another one is at it: no failure of ours
         except retrain.Stopped:
             self._console.print("stopped; the next run with these settings goes on from here", highlight=False)
+        except Exception:
+            self._tell_of_failure()
+            raise
 
     def stay(self, *, every: str | None, cron: str | None, address: str | None) -> None:
         """Until told to stop. Raises SettingsError, metrics.PortTaken, and whatever is a bug."""
@@ -61,13 +66,18 @@ class Retrainer:
             retrain.stay(self._run.make, self._lease, times, stop=self._stop, ended=self._ended, failed=self._failed)
 
     def _ended(self, said: dict[str, Any]) -> None:
-        retrain.reported(said, self._report, self._asked.settings.application, self._console)
+        retrain.succeeded(said, self._report, self._asked.settings.application, self._console)
         if self._tell is not None:
             self._tell(said)
         else:
             Console().print(text(said), highlight=False, markup=False)
 
+    def _tell_of_failure(self) -> None:
+        retrain.failed(self._report, self._asked.settings.application, self._console)
+
     def _failed(self, error: Exception) -> None:
+        if not isinstance(error, lease.Held):
+            self._tell_of_failure()
         if not isinstance(error, (*(kind for kind, _ in operate.NAMED), RegistryError, store.StoreError, SettingsError)):
             raise error
         self._console.print(f"tidecast: this run failed: {operate.told(error)}", highlight=False, markup=False)

@@ -1,4 +1,4 @@
-"""Names that queries may ask for: what `Metrics` declares, as Prometheus stores it, and what the recording rules make of it."""
+"""Names that queries may ask for: what is declared, as Prometheus stores it, and what the recording rules make of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from prometheus_client import CollectorRegistry
 
-from pipeline.metrics import Metrics
+from pipeline.metrics import Metrics, RetrainMetrics
 
 PROMETHEUS = Path(__file__).parents[1] / "deploy" / "prometheus"
 NAME = re.compile(r"(?<![\w:])(?:[a-z_]+:)?tidecast_[a-z0-9_]+(?::[a-z0-9_]+)?")
@@ -19,6 +19,7 @@ def exported() -> set[str]:
     """Names of samples, histograms by their parts."""
     registry = CollectorRegistry()
     Metrics(registry)
+    RetrainMetrics(registry)
     names = set()
     for family in registry.collect():
         endings = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))

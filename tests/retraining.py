@@ -85,6 +85,7 @@ def run_until(folder: Path, nth: int) -> None:
 def run_long(folder: Path) -> None:
     """The verb, for as long as nobody stops it."""
     torch.set_num_threads(1)
+    training.PATIENCE = 10**9  # else it ends after two seconds
     done = run(folder, "--steps", "1000000", "--minutes", "60")
     sys.stderr.write(done.stderr)
     sys.exit(done.exit_code)

@@ -77,16 +77,17 @@ def test_a_restart_goes_on_in_a_new_child(apart):
     assert second.learner.digest() == whole.learner.digest()
 
 
-def test_a_step_that_is_not_finite_is_skipped_there_too(apart):
+@pytest.mark.parametrize("cause", ["input", "loss"])
+def test_a_step_that_is_not_finite_is_skipped_there_too(apart, cause):
     stream = Beside(wavy(12, 3), small())
     stream.apart = apart(stream.learner)
     stream.play()
     begun = stream.learner.begin(stream_cells(stream), instant=13, drop=[])
-    begun.whole.target[:] = np.nan
+    (begun.whole.target if cause == "input" else begun.descent.weights)[:] = np.nan
     stream.begun = begun
     stream.settle()
-    assert [(d.kind, d.cause) for d in stream.decisions][-1:] == [("skip", "loss")]
-    assert torch.isfinite(stream.learner.descent.weights).all()
+    assert [(d.kind, d.cause) for d in stream.decisions][-1:] == [("skip", cause)]
+    assert torch.isfinite(stream.learner.descent.weights).all() == (cause == "input")
 
 
 def stream_cells(stream):

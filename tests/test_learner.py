@@ -389,6 +389,17 @@ def test_a_bad_step_is_a_decision(monkeypatch):
     assert not before.equal(stream.learner.descent.good[0])  # it went back further than the last step
 
 
+@pytest.mark.parametrize("part", ["x", "target", "paths"])
+def test_a_lesson_that_is_not_finite_is_told_from_weights_that_are_not(part):
+    learner = Stream(np.nan_to_num(wavy(20, 2)), small()).play().learner
+    c = cells([0, 1], 400_020, [1.0, 2.0])
+    exercise = learner.begin(c._replace(key=learner.memory["key"][:2]), instant=21, drop=[])
+    getattr(exercise.whole, part)[:] = np.inf
+    exercise.run()
+    [skipped] = [d for d in learner.finish(exercise) if d.kind == "skip"]
+    assert skipped.cause == "input"
+
+
 @settings(deadline=None, max_examples=5)
 @given(st.permutations([(record, column) for record in (7, 9) for column in range(3)]), st.lists(st.integers(0, 5), max_size=4))
 def test_columns_of_a_record_know_each_other_in_whatever_order_they_come(order, leave):

@@ -1,10 +1,12 @@
 """Metrics of a shard are what its messages say, counted."""
 
 import json
+import math
 import random
+from typing import get_args
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from models.learner import Config
 from pipeline import learn, metrics
@@ -13,7 +15,7 @@ from pipeline.events import Rules
 from pipeline.flow import decoded
 from pipeline.learn import EARLIEST, Shard, Spec
 from pipeline.metrics import Metrics, lead_bucket
-from pipeline.records import Raw, RawBlock, Source, rfc3339
+from pipeline.records import Expert, Raw, RawBlock, Source, rfc3339
 
 HOUR = 3_600_000_000
 BEGIN = 500_000 * HOUR
@@ -36,9 +38,9 @@ def spec(**more):
     return Spec(**{**given, **more})
 
 
-def blocks():
+def blocks(series=SERIES, steps=STEPS):
     draw = random.Random(4)
-    rows = [(name, t, round(10 * k + draw.gauss(0, 1), 3)) for t in range(STEPS) for k, name in enumerate(SERIES)]
+    rows = [(name, t, round(10 * k + draw.gauss(0, 1), 3)) for t in range(steps) for k, name in enumerate(series)]
     rows[50] = ("a", 16, "no number")
     values = [json.dumps({"series": s, "at": rfc3339(BEGIN + t * HOUR), "value": v}).encode() for s, t, v in rows]
     for first in range(0, len(rows), 30):
@@ -58,6 +60,49 @@ def ran(monkeypatch):
         for messages in metrics.staged("learn", len(block.at) + len(block.rejected), shard.turns(block)):
             out += messages
     return registry, out, shard
+
+
+def told(series, steps):
+    """All names with their labels that a shard of so many series fills, and their size as text."""
+    registry = CollectorRegistry()
+    metrics.METRICS = Metrics(registry)
+    decode, shard = Decoder(Shape()).decode, Shard(spec())
+    for raw in blocks([*SERIES, *(f"meter-{k}" for k in range(series - len(SERIES)))], steps):
+        for _ in shard.turns(decoded(decode, raw)):
+            pass
+    assert shard.status()["series"] == series
+    return {(s.name, *sorted(s.labels.items())) for family in registry.collect() for s in family.samples}, len(generate_latest(registry))
+
+
+def test_what_is_exported_does_not_grow_with_series(monkeypatch):
+    monkeypatch.setattr(metrics, "METRICS", None)
+    monkeypatch.setattr(learn, "BY_REFERENCE", False)
+    few, small = told(3, 60)
+    many, large = told(300, 12)
+    assert many == few
+    assert large < small + 2_000  # longer numbers
+
+
+def test_a_run_with_everything_that_has_labels_exports_at_most_300_kb():
+    """16 topics of 64 partitions, 25 series one by one, every expert at every lead."""
+    registry = CollectorRegistry()
+    m = Metrics(registry)
+    for topic in range(16):
+        m.records_read.labels(topic=f"meters-of-{topic}").inc(1e9)
+        for partition in range(64):
+            m.consumer_lag_records.labels(topic=f"meters-of-{topic}", partition=str(partition)).set(123_456)
+    for name in (f"meter-{k:02}" for k in range(25)):
+        m.observed_value.labels(series=name).set(math.pi)
+        for lead in metrics.EXPORTED:
+            for gauge in (m.forecast_value, m.forecast_made_earlier):
+                gauge.labels(series=name, lead=str(lead)).set(math.pi)
+    for lead in metrics.LEADS:
+        for expert in get_args(Expert):
+            m.mixture_weight.labels(expert=expert, lead=lead).set(math.pi)
+        for band in metrics.BANDS:
+            for counter in (m.interval_evaluated, m.interval_covered):
+                counter.labels(band=band, lead=lead).inc(1e9)
+    assert 100_000 < len(generate_latest(registry)) <= 300_000
 
 
 def scores(out):

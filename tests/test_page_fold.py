@@ -105,6 +105,13 @@ def test_search_finds_parts_of_names_whatever_their_case():
     assert fold.listed("none", "name", 10) == {"total": 3, "found": 0, "series": []}
 
 
+def test_a_series_that_comes_after_a_look_is_in_its_place():
+    fold = Fold("tidecast")
+    for name, expected in (("b", "b"), ("d", "bd"), ("a", "abd"), ("c", "abcd")):
+        fold.forecast(encode(forecast(name, 0)), 0)
+        assert [line["id"] for line in fold.listed("", "name", 10)["series"]] == list(expected)
+
+
 def test_over_all_series_no_large_one_rules():
     fold = Fold("tidecast")
     for t in range(1, 30):

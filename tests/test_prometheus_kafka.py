@@ -1,4 +1,5 @@
-"""A real Prometheus scrapes a pipeline that runs on a real broker: every recording rule and every query of the boards has an answer."""
+"""A real Prometheus scrapes a pipeline that runs on a real broker, for two minutes: every recording rule and every query of the boards has
+an answer, and no scrape fails. Beside it stays a retraining, which has a run and is scraped, too."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import retraining
 from queries import recorded, rules
 
 from pipeline.broker import free_port
@@ -28,7 +30,8 @@ BOARDS = runpy.run_path(str(Path(__file__).parents[1] / "deploy" / "grafana" / "
 QUERIES = {
     f"{board.uid}: {panel.title}: {query.legend}": query.expression for board in BOARDS for panel in board.panels for query in panel.queries
 }
-NAME = "observed"
+NAME, RETRAINED = "observed", "retrained"
+SECONDS = 120  # of scraping
 WITHIN = 60.0  # s
 
 
@@ -57,22 +60,26 @@ class Observed(NamedTuple):
 @pytest.fixture(scope="module")
 def observed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
     """An application of eight series in two partitions that gets a step twenty times a second, and two seconds' worth to begin with."""
+    retrained = f"127.0.0.1:{free_port()}"
     folder, exporter, topic = tmp_path_factory.mktemp("observed"), f"127.0.0.1:{free_port()}", f"{NAME}.input"
     create_topic(kafka, topic, 2, {})
     make_ours(kafka, NAME)
-    rows = samples(8, 2_000, ragged=False)
+    rows = samples(8, 4_000, ragged=False)
     over = threading.Event()
     asked = {**AT, "metrics__address": exporter, "metrics__series": "meter-0,meter-1", "forecast__min_scores": "5"}
-    with server(), prometheus(folder / "prometheus", {NAME: exporter}, every="1s") as at:
+    with server(), prometheus(folder / "prometheus", {NAME: exporter, RETRAINED: retrained}, every="1s") as at:
         produce(kafka, topic, rows[: 8 * 40])
         sender = threading.Thread(target=send, args=(kafka, topic, rows[8 * 40 :], over))
         instance = Instance(folder, "run", "--json", *settings(kafka, NAME, topic, folder, **asked))
+        retraining.rows(folder)
+        beside = Instance(folder, *retraining.words(folder, "--every", "1d", "--metrics", retrained))
         sender.start()
         try:
             yield Observed(at, exporter, instance)
         finally:
             over.set()
             sender.join()
+            beside.stopped_quietly()
             instance.stopped()
 
 
@@ -109,14 +116,14 @@ def test_every_recording_rule_and_every_query_of_the_boards_has_data(observed: O
 
 
 def test_prometheus_finds_no_fault_in_rules_and_target(observed: Observed) -> None:
-    until(lambda: observed.values('up{job="tidecast"}') == [1.0], told=observed.instance.said)
+    until(lambda: observed.values('up{job="tidecast"}') == [1.0, 1.0], told=observed.instance.said)
     until(lambda: observed.values("application:tidecast_state:ratio"), told=observed.instance.said)
     groups = observed.answer("rules")["groups"]
     health = {rule["name"]: (rule["health"], rule.get("lastError")) for group in groups for rule in group["rules"]}
     assert set(health) == recorded() | {rule["alert"] for rule in rules("alerts.yml")}
     assert {state for state, _ in health.values()} == {"ok"}, health
-    [target] = observed.answer("targets")["activeTargets"]
-    assert (target["health"], target["labels"]["application"]) == ("up", NAME)
+    targets = {target["labels"]["application"]: target["health"] for target in observed.answer("targets")["activeTargets"]}
+    assert targets == {NAME: "up", RETRAINED: "up"}
 
 
 def test_no_alert_fires_at_a_pipeline_that_is_well(observed: Observed) -> None:
@@ -149,6 +156,19 @@ def test_it_is_ready_once_it_has_caught_up(observed: Observed) -> None:
     assert said["ready"], said
     assert said["model_version"] == json.loads(observed.text("/version"))["model_version"]
     assert observed.values(f'tidecast_model_info{{version="{said["model_version"]}"}}') == [1.0]
+
+
+def test_for_two_minutes_no_scrape_fails_and_everything_goes_on(observed: Observed) -> None:
+    """Whatever the others take of the time, if they come before, need not be waited for here."""
+    up = f'up{{application="{NAME}"}}'
+    until(lambda: observed.values(f"count_over_time({up}[{SECONDS + 60}s]) >= {SECONDS}"), within=SECONDS + WITHIN)
+    assert observed.values(f"min_over_time({up}[{SECONDS - 20}s])") == [1.0]  # the first seconds are those of its start
+    for name in ("observations_consumed", "forecasts_published", "commits", "train_steps", "scores"):
+        least = f"min_over_time(sum(rate(tidecast_{name}_total[20s]))[{SECONDS // 2}s:5s])"
+        assert observed.values(f"{least} > 0"), f"tidecast_{name}_total stood still:\n{observed.instance.said()}"
+    assert observed.values(f"max_over_time(application:tidecast_consumer_lag_records:sum[{SECONDS // 2}s])")[0] < 1_000
+    all_answered(observed, {name: name for name in recorded()} | QUERIES, observed.instance.said)
+    assert [alert for alert in observed.answer("alerts")["alerts"] if alert["state"] == "firing"] == []
 
 
 def test_without_a_program_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import shutil
 import signal
+import threading
 import time
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -72,12 +75,57 @@ def test_moments_are_exported_checked_and_removed_with_their_version(undisturbed
     assert not file.parent.exists()
 
 
+def numbers(textfile: Path) -> dict[str, float]:
+    samples = [s for family in text_string_to_metric_families(textfile.read_text()) for s in family.samples]
+    assert all(s.labels == {"application": "app"} for s in samples)
+    return {s.name.removeprefix("tidecast_retrain_"): s.value for s in samples}
+
+
 def test_numbers_are_written_for_prometheus(undisturbed: tuple[Path, dict[str, object]]) -> None:
     folder, said = undisturbed
-    text = (folder / "retrain.prom").read_text()
-    values = {s.name: s.value for family in text_string_to_metric_families(text) for s in family.samples}
-    assert values["tidecast_retrain_duration_seconds"] == said["seconds"]
-    assert values["tidecast_retrain_last_success_timestamp_seconds"] > 1.7e9
+    values = numbers(folder / "retrain.prom")
+    assert values["duration_seconds"] == said["seconds"]
+    assert values["last_success_timestamp_seconds"] > 1.7e9
+    assert values["failed_timestamp_seconds"] == 0
+
+
+def test_of_a_run_that_fails_it_is_told_beside_what_succeeded_before(undisturbed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:
+    textfile = tmp_path / "retrain.prom"
+    shutil.copy(undisturbed[0] / "retrain.prom", textfile)
+    before = numbers(textfile)
+    retraining.rows(tmp_path, 8)  # too few
+    assert retraining.run(tmp_path, "--textfile", str(textfile)).exit_code == 1
+    after = numbers(textfile)
+    assert after.pop("failed_timestamp_seconds") > before.pop("failed_timestamp_seconds") + 1.7e9
+    assert after == before
+
+
+class Gateway(http.server.BaseHTTPRequestHandler):
+    """Keeps what is pushed; a push gateway is not to be had here."""
+
+    pushed: ClassVar[list[tuple[str, str, str]]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"])).decode()
+        self.pushed.append((self.command, self.path, body))
+        self.send_response(200)
+        self.end_headers()
+
+    do_PUT = do_POST  # noqa: N815 - the server's name for it
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_gateway_is_pushed_only_what_is_new(tmp_path: Path) -> None:
+    """POST leaves what it does not name, so that a failure does not take away when the newest success was."""
+    retraining.rows(tmp_path, 8)
+    with http.server.HTTPServer(("127.0.0.1", 0), Gateway) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        assert retraining.run(tmp_path, "--pushgateway", f"127.0.0.1:{server.server_port}").exit_code == 1
+    [(command, path, body)] = Gateway.pushed
+    assert (command, path) == ("POST", "/metrics/job/tidecast_retrain/application/app")
+    assert [line.split()[0] for line in body.splitlines() if not line.startswith("#")] == ["tidecast_retrain_failed_timestamp_seconds"]
 
 
 def test_a_champion_is_gone_on_from_and_a_fresh_one_is_not(undisturbed: tuple[Path, dict[str, object]], tmp_path: Path) -> None:

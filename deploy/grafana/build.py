@@ -422,6 +422,24 @@ MODELS = Board(
             ((10_000, WARN), (100_000, BAD)),
         ),
         Panel(
+            "Since a retraining succeeded",
+            "Two days are too long for one that comes each night: runbook TidecastRetrainOverdue. Nothing here: none has been told of.",
+            "s", one(f"time() - (max by (application) (tidecast_retrain_last_success_timestamp_seconds{{{OF}}}) > 0)", "{{application}}"),
+            ((1.5 * 86_400, WARN), (2 * 86_400, BAD)), big=True, width=8,
+        ),
+        Panel(
+            "The newest retraining failed",
+            "Yes: the end of its log says what is wrong, and the next due time tries again; runbook TidecastRetrainFailed.",
+            "bool_yes_no", one(f"max by (application) (tidecast_retrain_failed_timestamp_seconds{{{OF}}}) > bool 0", "{{application}}"),
+            ((1, BAD),), big=True, width=8,
+        ),
+        Panel(
+            "A retraining took",
+            "The newest that succeeded. Near its time limit (--minutes, the timer's, the job's) it will soon be killed on the way: give it more.",
+            "s", one(f"max by (application) (tidecast_retrain_duration_seconds{{{OF}}})", "{{application}}"),
+            ((3_600, WARN), (2 * 3_600, BAD)), big=True, width=8,
+        ),
+        Panel(
             "Padding",
             "Part of a batch of sequences that is zeros. Over a quarter, sequences are put into batches of like length; more than half is waste.",
             "percentunit", one(f"tidecast_padding_ratio{{{OF}}}", "{{application}}"), ((0.3, WARN), (0.5, BAD)),

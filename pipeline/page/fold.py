@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Sequence
-from heapq import nsmallest
-from itertools import pairwise
+from itertools import pairwise, repeat
+from operator import contains
 from typing import Any, NamedTuple
 
 import msgspec
@@ -72,7 +72,10 @@ class Fold:
         self.names: list[str] = []
         self.folded: list[str] = []  # the same, as search compares them
         self.index: dict[str, int] = {}
+        self.by_name: list[int] = []  # lines in order of their names; those that came since somebody last asked are not in it
+        self.places = np.zeros(0, np.int32)  # of each of those lines in it
         self.sums = np.zeros((1024, 4, len(LEADS)))  # (S, 4, G), fading
+        self.listing = np.full((2, 1024), np.nan)  # (2, S) skill and coverage of all leads, as the picker has them; NaN: nothing to say yet
         self.partitions = np.full((1024, 2), -1, np.int32)  # (S, 2): where its forecasts and its scores lie; a look back reads there
         self.traces: OrderedDict[int, Trace | None] = OrderedDict()  # None: nothing yet; in order of being looked at
         self.over_time = Timeline((4, len(LEADS)))  # errors in units of each series' own baseline
@@ -144,6 +147,7 @@ class Fold:
                 ours[group] = ours[group] / unit if usable else 0.0
                 theirs[group] = theirs[group] / unit if usable else 0.0
         self.sums[slot] = sums
+        self.listing[:, slot] = worth(*map(sum, sums))
         self.over_time.add(us(said.at), np.array(new), width=SECOND)
         trace = self.traces.get(slot)
         if trace is not None:
@@ -217,6 +221,7 @@ class Fold:
             if slot == len(self.sums):
                 self.sums = np.concatenate([self.sums, np.zeros_like(self.sums)])
                 self.partitions = np.concatenate([self.partitions, np.full_like(self.partitions, -1)])
+                self.listing = np.concatenate([self.listing, np.full_like(self.listing, np.nan)], 1)
         self.partitions[slot, kind] = partition
         return slot
 
@@ -235,23 +240,34 @@ class Fold:
         return new
 
     def listed(self, query: str, order: str, most: int) -> dict[str, Any]:
-        """Series whose name contains `query`: the first `most` by `order` (worst, band, name), and how many there are."""
+        """Series whose name contains `query`: the first `most` by `order` (worst, band, name), and how many there are.
+
+        Few steps, each over all series at once: behind every one of them the thread that reads may have its turn first.
+        """
         wanted, n = query.casefold(), len(self.names)
-        found = np.array([k for k, name in enumerate(self.folded) if wanted in name], np.int64) if wanted else np.arange(n)
-        ours, theirs, held, count = (self.sums[found] if wanted else self.sums[:n]).sum(2).T  # the second is no copy
-        known = (count >= LEAST_SCORES) & (theirs > 0)
-        with np.errstate(all="ignore"):
-            skill, coverage = np.where(known, 1 - ours / theirs, np.nan), np.where(count > 0, held / count, np.nan)
+        found = np.flatnonzero(np.fromiter(map(contains, self.folded, repeat(wanted)), bool, n)) if wanted else np.arange(n)
         if order == "name":
-            chosen = nsmallest(most, range(len(found)), key=lambda k: self.names[found[k]])
+            by = self._places()[found]
         else:
-            by = skill if order == "worst" else -np.abs(coverage - self.band)
-            chosen = first(np.where(np.isnan(by), np.inf, by), most)
+            by = self.listing[0, found] if order == "worst" else -np.abs(self.listing[1, found] - self.band)
+            by[np.isnan(by)] = np.inf
+        chosen = found[first(by, most)].tolist()
+        shown = zip(chosen, *self.listing[:, chosen].tolist(), strict=True)
         return {
             "total": n,
             "found": len(found),
-            "series": [{"id": self.names[found[k]], "skill": maybe(skill[k]), "coverage": maybe(coverage[k])} for k in chosen],
+            "series": [{"id": self.names[k], "skill": maybe(skill), "coverage": maybe(coverage)} for k, skill, coverage in shown],
         }
+
+    def _places(self) -> np.ndarray:
+        """(S,) where each line stands in order of names."""
+        new = range(len(self.by_name), len(self.names))
+        if new:
+            self.by_name += new
+            self.by_name.sort(key=self.names.__getitem__)  # quick where most of it is in order
+            self.places = np.empty(len(self.by_name), np.int32)
+            self.places[self.by_name] = np.arange(len(self.by_name))
+        return self.places
 
     def shown(self, name: str, lead: int) -> dict[str, Any] | None:
         """One series as its charts need it; None if it is not known."""
@@ -336,13 +352,28 @@ class Fold:
     @property
     def size(self) -> int:
         """Bytes of what grows with series: arrays, traces."""
-        return self.sums.nbytes + self.partitions.nbytes + sum(trace.size for trace in self.traces.values() if trace is not None)
+        return (
+            self.sums.nbytes
+            + self.listing.nbytes
+            + self.partitions.nbytes
+            + sum(trace.size for trace in self.traces.values() if trace is not None)
+        )
 
 
 STATUS_FIELDS = (
     "instance", "state", "ledger", "published", "latency_ms", "lag", "commits", "updates", "series", "held", "idle", "filtered",
     "watermark", "clock",
 )  # fmt: skip
+
+
+def worth(ours: float, theirs: float, held: float, count: float) -> tuple[float, float]:
+    """Skill and coverage of a series from its sums; NaN: nothing to say yet.
+
+    >>> worth(20.0, 40.0, 36.0, 40.0), worth(0.0, 0.0, 0.0, 0.0)
+    ((0.5, 0.9), (nan, nan))
+    """
+    skill = 1 - ours / theirs if count >= LEAST_SCORES and theirs > 0 else float("nan")
+    return skill, held / count if count else float("nan")
 
 
 def first(by: np.ndarray, most: int) -> list[int]:

@@ -41,7 +41,9 @@ OPTIONS: Mapping[str, Any] = {
     "allow_auto_create_topics": False,
     "max_partition_fetch_bytes": 1 << 20,
     "fetch_max_bytes": 8 << 20,
-    "fetch_max_wait_ms": 100,
+    # Who draws once a second need not fetch each batch by itself: a third of the CPU here, half of the broker's, at 28 batches a second
+    "fetch_min_bytes": 1 << 16,
+    "fetch_max_wait_ms": 300,
     "metadata_max_age_ms": 10_000,
     "reconnect_backoff_max_ms": 1_000,
     "metrics_enabled": False,

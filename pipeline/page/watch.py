@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -18,12 +19,15 @@ from pipeline.settings import Settings, kafka_options
 from pipeline.stop import Stop
 
 CLOSING_SECONDS = 3
+# How long a thread keeps the interpreter while others wait: an answer to a search waits so long for the reader at each of a dozen steps
+TURN_SECONDS = 0.0005
 
 
 def watch(settings: Settings, *, stop: Stop, ready: Callable[[str], None]) -> None:
     """Serves the page until `stop` is set; `ready` is told where it is. Raises PortTaken."""
     logging.getLogger("kafka").setLevel(logging.CRITICAL)  # it tells of every reconnection; what matters, the reader says
     host, taken = listen(settings.page.address)
+    sys.setswitchinterval(TURN_SECONDS)
     fold = Fold(settings.application)
     with taken, Reader(kafka_options(settings), prefix=settings.output.prefix, fold=fold) as reader:
         app = make_app(reader, hosts=hosts(host), ending=lambda: server.should_exit)
