@@ -12,6 +12,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,8 +20,14 @@ import pytest
 import retraining
 from queries import recorded, rules
 
+from models.learner import Learner
 from pipeline.broker import free_port
+from pipeline.configure import config_of, shape_of
+from pipeline.operate import announce, versions_of
+from pipeline.registry import Because, Data
 from pipeline.scraper import RULES, NoPrometheus, prometheus
+from pipeline.settings import Settings
+from pipeline.taught import registry_of
 from tests.conftest import create_topic
 from tests.instances import AT, Instance, Sample, make_ours, produce, samples, server, settings, until
 from tests.tools import tool
@@ -59,7 +66,7 @@ class Observed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def observed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
-    """An application of eight series in two partitions that gets a step twenty times a second, and two seconds' worth to begin with."""
+    """Eight series in two partitions that get a step ten times a second, and four seconds' worth to begin with; and a challenger."""
     retrained = f"127.0.0.1:{free_port()}"
     folder, exporter, topic = tmp_path_factory.mktemp("observed"), f"127.0.0.1:{free_port()}", f"{NAME}.input"
     create_topic(kafka, topic, 2, {})
@@ -67,12 +74,14 @@ def observed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
     rows = samples(8, 4_000, ragged=False)
     over = threading.Event()
     asked = {**AT, "metrics__address": exporter, "metrics__series": "meter-0,meter-1", "forecast__min_scores": "5"}
+    asked |= {"registry__url": str(folder / "models"), "registry__alpha": "1e-12", "registry__shadow_for": "300d"}  # it stays
     with server(), prometheus(folder / "prometheus", {NAME: exporter, RETRAINED: retrained}, every="1s") as at:
         produce(kafka, topic, rows[: 8 * 40])
         sender = threading.Thread(target=send, args=(kafka, topic, rows[8 * 40 :], over))
         instance = Instance(folder, "run", "--json", *settings(kafka, NAME, topic, folder, **asked))
         retraining.rows(folder)
         beside = Instance(folder, *retraining.words(folder, "--every", "1d", "--metrics", retrained))
+        challenge(kafka, topic, folder, asked)
         sender.start()
         try:
             yield Observed(at, exporter, instance)
@@ -81,6 +90,18 @@ def observed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
             sender.join()
             beside.stopped_quietly()
             instance.stopped()
+
+
+def challenge(kafka: str, topic: str, folder: Path, asked: dict[str, str]) -> None:
+    """A version, and a pointer to it: from then on there is a shadow."""
+    words = settings(kafka, NAME, topic, folder, **asked)[1::2]
+    chosen = Settings.read(None, {}, dict(word.split("=", 1) for word in words))
+    shelf, config = registry_of(versions_of(chosen)), replace(config_of(chosen), seed=1)
+    began = Data("2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z", 0)
+    weights = Learner(config).descent.weights.cpu().numpy()
+    made = shelf.publish(weights, shape_of(config), seed=1, data=began, metrics={}, parent=None, at=0)
+    shelf.nominate(made.version, shelf.last(), Because("test", 0, ""))
+    announce(chosen, role="challenger", version=made.version, effective_from=0, by="test", reason="")
 
 
 def send(kafka: str, topic: str, rows: list[Sample], over: threading.Event) -> None:
@@ -93,7 +114,7 @@ def send(kafka: str, topic: str, rows: list[Sample], over: threading.Event) -> N
             producer.send(topic, key=row.series.encode(), value=row.json())
         if not k % 160:
             producer.send(topic, key=b"meter-0", value=b"not JSON")
-        if over.wait(0.05):
+        if over.wait(0.1):
             break
     producer.close()
 

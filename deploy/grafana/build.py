@@ -422,6 +422,25 @@ MODELS = Board(
             ((10_000, WARN), (100_000, BAD)),
         ),
         Panel(
+            "Other weights, a day",
+            "switched: other weights serve. rolled_back: the former champion proved better, runbook TidecastModelTakenBack. refused: a pointer "
+            "to a version that cannot serve; refuse records in the decisions topic say why.",
+            "short", one(f"sum by (outcome) (increase(tidecast_model_swaps_total{{{OF}}}[1d]))", "{{outcome}}"),
+            ((5, WARN), (20, BAD)), big=True, width=8,
+        ),
+        Panel(
+            "Challengers, a week",
+            "What the judge came to. All refused or undecided: retraining gains nothing here; train on a longer or a younger history.",
+            "short", one(f"sum by (outcome) (increase(tidecast_promotions_total{{{OF}}}[7d]))", "{{outcome}}"),
+            ((20, WARN), (100, BAD)), big=True, width=8,
+        ),
+        Panel(
+            "The shadow loses less",
+            "Part of the loss, by lead, since it came. Above zero: the shadow is better; a former champion's above zero: it may come back. "
+            "Nothing here: there is no shadow.",
+            "percentunit", one(f"avg by (lead) (tidecast_shadow_difference{{{OF}}})", "lead {{lead}}"), ((0.5, WARN),),
+        ),
+        Panel(
             "Since a retraining succeeded",
             "Two days are too long for one that comes each night: runbook TidecastRetrainOverdue. Nothing here: none has been told of.",
             "s", one(f"time() - (max by (application) (tidecast_retrain_last_success_timestamp_seconds{{{OF}}}) > 0)", "{{application}}"),
