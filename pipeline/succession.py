@@ -178,6 +178,8 @@ class Succession:
         if why:
             return why
         assert offer.incoming is not None, "an offer has weights, or says why not"
+        if planned is not None and planned.what == SHADOW:  # whoever serves comes first
+            self._waiting.append(Offer("challenger", planned.version, planned.effective_from, self._known[planned.version]))
         self._known[named] = offer.incoming
         what, cause = (SWITCH, "it was made champion") if offer.role == "champion" else (SHADOW, "it was made challenger")
         self._plan(Plan(what, max(first, -(-offer.effective_from // grid) * grid), named, offer.effective_from, "", cause, {}), learnt)

@@ -255,6 +255,11 @@ def test_a_challenger_waits_for_a_plan_to_be_carried_out():
     assert [(d["kind"], d["version"]) for d in changes(messages)] == [("switch", A), ("shadow", B)]
 
 
+def test_a_champion_comes_before_a_challenger_that_was_planned():
+    messages = told_to(Shard(chosen()), BLOCKS, (40, offered("challenger", B, hour=36)), (41, offered("champion", A)))
+    assert [(d["kind"], d["version"]) for d in changes(messages)] == [("switch", A), ("shadow", B)]
+
+
 def test_what_serves_or_is_in_the_shadow_already_is_nothing_new():
     shard = Shard(chosen())
     first = shard.learner.version

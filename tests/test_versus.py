@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.versus import PROMOTED, REFUSED, UNDECIDED, Guards, Rules, Versus, forgotten
+from models.versus import PROMOTED, REFUSED, SUDDEN, UNDECIDED, Guards, Rules, Versus, forgotten
 from tests.benchmarks.versus import played, simulated, stream
 
 EASY = Rules(instants=0, series=1)
@@ -42,6 +42,23 @@ def test_a_gain_is_found_and_with_the_roles_exchanged_it_is_a_loss():
     back = [played(made(), one[::-1]) for one in both]
     assert [v.outcome for v in back] == [REFUSED] * 5
     assert all("more than the champion" in v.cause and v.upper < 0 for v in back)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_disaster_is_refused_after_three_blocks_and_half_of_it_is_waited_for(seed):
+    """The first block says only what is usual."""
+    times = {}
+    for rise in (2.0, 0.3):
+        champion, challenger = off(seed, steps=24 * 12, better=-rise)
+        judge = made()
+        for t in range(24 * 12):
+            judge.take(np.arange(3), champion[t], challenger[t], np.ones((3, 6), bool))
+            verdict = judge.judge(Guards())
+            if verdict.outcome == REFUSED:
+                times[rise] = verdict.numbers["blocks"], "no proof is waited for" in verdict.cause
+                break
+    assert times[2.0] == (SUDDEN, True)
+    assert times.get(0.3, (99, False)) > (SUDDEN, False)
 
 
 def test_bounds_hold_what_is_true_at_all_times():
