@@ -333,28 +333,3 @@ class Versus:
 def rounded(value: float) -> float:
     """As a decision has it."""
     return round(float(value), 6)
-
-
-class Exam(NamedTuple):
-    """What a challenger has kept of old regimes."""
-
-    rise: np.ndarray  # (K,) part by which the loss of each regime rose; NaN: nothing is known of it
-    error: np.ndarray  # (K,) standard error of it; infinite: of one stretch alone it cannot be told
-    lost: np.ndarray  # (K,) bool: it rose by more than what is allowed, and that is no chance
-
-
-def forgotten(champion: np.ndarray, challenger: np.ndarray, *, share: float) -> Exam:
-    """Mean losses (K, M) of both on the same M stretches of each of K old regimes, NaN where there is none; `share` may be lost.
-
-    The set does not change and is looked at once a challenger, so a standard error of a ratio does (Cochran 1977, eq. 2.46); stretches
-    should be longer than the farthest lead. Lost is what rose by more than the share and two of them.
-    """
-    known = ~np.isnan(champion + challenger)
-    before, after = (np.where(known, loss, 0.0) for loss in (champion, challenger))
-    count, base = known.sum(1), before.sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = after.sum(1) / np.where(count > 0, np.maximum(base, TINY * count), np.nan)
-        left = np.where(known, after - ratio[:, None] * before, 0.0)
-        error = np.sqrt(count / (count - 1.0) * (left * left).sum(1)) / np.maximum(base, TINY * count)
-    error = np.where(count > 1, error, np.inf)
-    return Exam(ratio - 1, error, ratio - 1 > share + 2 * error)

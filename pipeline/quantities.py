@@ -261,6 +261,7 @@ Model = Annotated[
 Layout = Annotated[str, choice("record", "row")]
 Optimiser = Annotated[str, choice("adamw", "adam", "sgd")]
 Promote = Annotated[str, choice("auto", "hand")]
+Forgetful = Annotated[str, choice("tell", "refuse")]
 Moments = Annotated[str, choice("version", "stream")]
 
 

@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from models import training
+from models.exam import examined, forgotten
 from models.learner import Config, Learner
 from models.past import Past, Scales, scales
 from models.training import Begin, Budget, Teacher, Trained
@@ -151,7 +152,8 @@ class Run:
             first=rfc3339(first * step), last=rfc3339((end - 1) * step), observations=found.observations, positions=found.positions,
             file=self._asked.file, sha256=found.sha256,
         )  # fmt: skip
-        said = self._publish(job, trained, data, parent, config)
+        exam = None if begin is None else self._exam(learner, found.past, [begin.weights, trained.weights], until)
+        said = self._publish(job, trained, data, parent, config, exam)
         clear(folder)
         return {
             **said,
@@ -164,6 +166,7 @@ class Run:
             "series": len(past.key),
             "left_out": found.left_out,
             **msgspec.to_builtins(data),
+            "forgotten": [] if exam is None else exam,
             "device": str(learner.device),
             "resumed": self._resumed,
             "seconds": round(time.monotonic() - began, 3),
@@ -218,8 +221,7 @@ class Run:
     def _scales(self, past: Past, config: Config, until: int, bar: Progress) -> Scales:
         path = self._asked.folder / SCALES
         if path.exists():
-            with np.load(path) as kept:
-                return Scales(**kept)
+            return scales_of(self._asked.folder)
         task = bar.add_task("looking", total=1.0, said="")
 
         def told(part: float) -> None:
@@ -258,11 +260,32 @@ class Run:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
         return Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
 
-    def _publish(self, job: Job, trained: Trained, data: Data, parent: str | None, config: Config) -> dict[str, Any]:
-        """A version, the challenger, and word of it; nothing where no network has gained."""
+    def _exam(self, learner: Learner, past: Past, weights: list[np.ndarray], until: int) -> list[dict[str, Any]]:
+        """What has been forgotten of each old regime that the champion, the first of these weights, knew."""
+        scaled = scales_of(self._asked.folder)
+        ends, losses = examined(learner, past, scaled, weights, until=until)
+        exam = forgotten(losses[0], losses[1], share=self._asked.settings.registry.most_forgotten)
+        step = learner.config.step_us
+        return [
+            {
+                "from": rfc3339(int(ends[k]) * step),
+                "to": rfc3339(int(ends[k + 1]) * step),
+                "rise": rounded(exam.rise[k]),
+                "error": rounded(exam.error[k]),
+                "lost": bool(exam.lost[k]),
+            }
+            for k in range(len(exam.rise))
+        ]
+
+    def _publish(
+        self, job: Job, trained: Trained, data: Data, parent: str | None, config: Config, exam: list[dict[str, Any]] | None
+    ) -> dict[str, Any]:
+        """A version, the challenger, and word of it; nothing where no network has gained, or too much is forgotten."""
         self._lease.check()
         if trained.loss > trained.progress.start - training.LEAST:
             return {"version": parent, "outcome": "no_gain"}
+        if self._asked.settings.registry.forgetful == "refuse" and any(regime["lost"] for regime in exam or ()):
+            return {"version": parent, "outcome": "forgetful"}
         metrics = {"loss": trained.loss, "loss_at_start": trained.progress.start, "steps": trained.steps, "passes": trained.progress.passes}
         manifest = self._registry.publish(
             trained.weights,
@@ -285,6 +308,16 @@ class Run:
                 self._registry.nominate(manifest.version, self._registry.last(), because)
                 return
         self._registry.nominate(manifest.version, self._registry.last(), because)
+
+
+def scales_of(folder: Path) -> Scales:
+    with np.load(folder / SCALES) as kept:
+        return Scales(**kept)
+
+
+def rounded(value: float) -> float | None:
+    """For JSON; None: it is not known."""
+    return round(float(value), 4) if np.isfinite(value) else None
 
 
 def write(path: Path, data: bytes) -> None:

@@ -98,10 +98,15 @@ class Retrainer:
 def text(said: dict[str, Any]) -> str:
     """What a run came to, for people."""
     loss = f"loss {said['loss']:.4f}, before {said['loss_at_start']:.4f}"
+    lost = [regime for regime in said["forgotten"] if regime["lost"]]
+    worse = "; ".join(f"{one['from'][:10]} to {one['to'][:10]} by {one['rise']:.0%}" for one in lost)
+    if said["outcome"] == "forgetful":
+        return f"no version was made: what it has learnt costs more than registry.most_forgotten of old times: {worse}"
     if said["outcome"] == "no_gain":
         return f"nothing gained in {said['passes']} passes: {loss}; no version was made"
     went_on = f" from {said['parent']}" if said["parent"] else ""
     return (
         f"{said['version']} is challenger{went_on}: {loss} after {said['steps']:,} steps over {said['observations']:,} observations of "
         f"{said['series']:,} series; `tidecast models promote challenger` makes it champion"
+        + (f". It has forgotten: it loses more from {worse}" if worse else "")
     )

@@ -23,6 +23,7 @@ from pipeline.quantities import (
     Device,
     Duration,
     File,
+    Forgetful,
     Format,
     Gaps,
     Instant,
@@ -188,6 +189,8 @@ class Registry(Section):
     least_instants: Count = about("steps that champion and challenger are compared on, at least", 240, ge=1)
     least_series: Count = about("series that they are compared on, at least", 1, ge=1)
     most_harm: Real = about("part by which a challenger may lose more on any one series", 0.1, ge=0)
+    most_forgotten: Real = about("part by which a challenger may lose more on an old regime of its history", 0.1, ge=0)
+    forgetful: Forgetful = about("a challenger that has forgotten more is: tell (made, and told of) or refuse (not made)", "tell")
     shadow_for: Duration = about("how long a challenger, or a former champion, is compared (event time)", duration("30d"), gt=0)
 
 

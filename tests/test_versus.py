@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from models.versus import PROMOTED, REFUSED, SUDDEN, UNDECIDED, Guards, Rules, Versus, forgotten
+from models.exam import forgotten
+from models.versus import PROMOTED, REFUSED, SUDDEN, UNDECIDED, Guards, Rules, Versus
 from tests.benchmarks.versus import played, simulated, stream
 
 EASY = Rules(instants=0, series=1)
