@@ -362,7 +362,8 @@ class Shard:
             why = self.succession.offer(offer, self.learner, learnt=self.learnt, first=self._first(), grid=grid)
             if why:
                 known = Learnt("refuse", why, {"effective_from": offer.effective_from})
-                out.append(self._told_of(known, offer.effective_from, str(offer.version), self.learner.version))
+                at = max(offer.effective_from, self._first())  # whoever names no time means now, which is no time of 1970
+                out.append(self._told_of(known, at, str(offer.version), self.learner.version))
                 if metrics.METRICS is not None:
                     metrics.METRICS.model_swaps.labels(outcome="refused").inc()
         return out

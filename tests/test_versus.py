@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from models.exam import forgotten
 from models.versus import PROMOTED, REFUSED, SUDDEN, UNDECIDED, Guards, Rules, Versus
 from tests.benchmarks.versus import played, simulated, stream
 
@@ -191,21 +190,3 @@ def test_errors_that_the_simulation_makes_are_those_of_forecasts():
     first, last = made_up[:, 0] - made_up[:, 0].mean(), made_up[:, -1] - made_up[:, -1].mean()
     assert (last[6:] * last[:-6]).mean() / last.var() > 0.5  # overlap
     assert ((first / first.std()) ** 4).mean() > 6  # heavy tails
-
-
-def test_a_regime_that_is_forgotten_is_told_from_one_that_is_only_noisy():
-    rng = np.random.default_rng(0)
-    champion = rng.gamma(4, 0.2, (3, 40))
-    challenger = champion * np.array([[1.0], [1.3], [0.9]]) * np.exp(rng.normal(0, 0.1, (3, 40)))
-    found = forgotten(champion, challenger, share=0.1)
-    assert found.lost.tolist() == [False, True, False]
-    assert np.allclose(found.rise, [0.0, 0.3, -0.1], atol=0.05)
-    noisy = forgotten(champion, challenger[:, ::-1] * 1.2, share=0.1)
-    assert not noisy.lost[0]
-
-
-def test_a_regime_of_which_nothing_is_known_is_not_lost():
-    champion = np.array([[1.0, np.nan], [np.nan, np.nan]])
-    found = forgotten(champion, champion * 5, share=0.1)
-    assert found.lost.tolist() == [False, False]
-    assert np.isnan(found.rise[1])
