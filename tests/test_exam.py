@@ -110,7 +110,7 @@ def test_a_regime_of_which_nothing_is_known_is_not_lost() -> None:
 
 
 def test_a_retraining_tells_what_it_has_cost_and_may_be_told_to_refuse(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    retraining.rows(tmp_path)
+    retraining.rows(tmp_path, 1_600)
     first = json.loads(retraining.run(tmp_path).stdout)
     assert first["forgotten"] == [], "from random weights there is nothing to forget"
     shelf = Registry(str(tmp_path / "models"), application="app", model="default", parameters=parameters_of)

@@ -12,13 +12,18 @@ from pipeline import metrics
 from pipeline.metrics import LEADS, SIGNALS, SKIPPED, STAGES, Metrics, lead_bucket, staged
 from pipeline.records import Expert, Reason
 
+OUTCOMES = {
+    "commits": ("committed", "aborted", "indefinite"),
+    "model_swaps": ("switched", "refused", "rolled_back"),
+    "promotions": ("promoted", "refused", "undecided"),
+}
 CLOSED = {  # label: every value that it may take; the others are partitions, topics, bands: as many as the settings say
     "reason": {*get_args(Reason), *SKIPPED},
     "stage": set(STAGES),
     "expert": set(get_args(Expert)),
     "lead": set(LEADS),
     "signal": set(SIGNALS),
-    "outcome": {"committed", "aborted", "indefinite"},
+    "outcome": {outcome for outcomes in OUTCOMES.values() for outcome in outcomes},
 }
 OPEN = {"topic", "partition", "band", "le"}
 
@@ -53,7 +58,6 @@ def test_labels_are_a_short_known_list():
     [
         ("tidecast_forecasts_served_total", "expert"),
         ("tidecast_scores_total", "lead"),
-        ("tidecast_commits_total", "outcome"),
         ("tidecast_drift_events_total", "signal"),
         ("tidecast_scaled_absolute_error_total", "lead"),
         ("tidecast_pinball_loss_total", "lead"),
@@ -65,6 +69,13 @@ def test_a_rate_has_its_zero_before_anything_has_happened(name, label):
     registry = CollectorRegistry()
     Metrics(registry)
     assert {registry.get_sample_value(name, {label: value}) for value in CLOSED[label]} == {0.0}
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_every_outcome_has_its_zero(name):
+    registry = CollectorRegistry()
+    Metrics(registry)
+    assert {registry.get_sample_value(f"tidecast_{name}_total", {"outcome": outcome}) for outcome in OUTCOMES[name]} == {0.0}
 
 
 @pytest.mark.parametrize(("name", "values"), [("observations_rejected", get_args(Reason)), ("updates_skipped", SKIPPED)])
