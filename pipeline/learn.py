@@ -116,6 +116,7 @@ class Shard:
         self.newest: dict[int, tuple[float, float, tuple[float, float]]] = {}  # watched slot -> last value, next forecast, widest band
         self.owed: list[Message] = []  # released between blocks, by recovery
         self.snapshots: deque[tuple[int, int]] = deque(maxlen=3)  # decisions so far and the last instant learnt, at the newest ones
+        self.refused = 0  # offers: what is told of them is committed at once, though nothing else has changed
         self.succession = Succession(spec.application, spec.succession, load=self._version)
         if part is None and spec.plans:
             self.succession.load([*spec.plans], self.learnt)
@@ -363,6 +364,7 @@ class Shard:
             if why:
                 known = Learnt("refuse", why, {"effective_from": offer.effective_from})
                 at = max(offer.effective_from, self._first())  # whoever names no time means now, which is no time of 1970
+                self.refused += 1
                 out.append(self._told_of(known, at, str(offer.version), self.learner.version))
                 if metrics.METRICS is not None:
                     metrics.METRICS.model_swaps.labels(outcome="refused").inc()
@@ -558,6 +560,7 @@ class Shard:
             "digest": f"{self.digest:032x}",
             "weights": " ".join(learner.digest() for learner in self._learners()),
             "plans": [[*plan] for plan in self.succession.plans],
+            "refused": self.refused,
             "decisions": [[*d.source, d.position, d.instant] for d in g.decisions],
             "decisions_before": g.dropped_decisions,
             "publish_from": self.spec.publish_from,
@@ -624,6 +627,7 @@ class Shard:
             "quota": self.spec.rules.quota,
             "taught": self.taught,
             "plans": [[*plan] for plan in self.succession.plans],
+            "refused": self.refused,
         }
         part, learner = self.gather.state(), self.learner.frozen()
         if (shadow := self.succession.shadow) is None:
@@ -641,6 +645,7 @@ class Shard:
         self.learnt, self.windows, self.published = rest["learnt"], rest["windows"], rest["published"]
         self.digest, self.taught = int(rest["digest"], 16), rest["taught"]
         self.snapshots.extend((count, learnt) for count, learnt in rest["snapshots"])
+        self.refused = rest["refused"]
         self.succession.plans = [events.Plan(*plan) for plan in rest["plans"]]
         if shadow is not None and spec.succession is not None:
             self.succession.shadow = Shadow.thaw(spec.config, spec.succession.judge, *shadow)

@@ -318,6 +318,7 @@ def test_what_cannot_serve_is_refused_by_name(rules, offer, why, undisturbed):
     messages = told_to(shard, BLOCKS, (MIDDLE, offer))
     (refused,) = changes(messages)
     assert (refused["kind"], refused["version"], refused["cause"]) == ("refuse", A, why)
+    assert shard.account()["refused"] == 1, "an account that has not changed is not committed"
     assert instant(refused["at"]) > START, "when it was refused, not since when it was to serve"
     assert told(m for m in messages if m.kind != "decisions") == told(m for m in undisturbed if m.kind != "decisions")
 
