@@ -17,6 +17,8 @@ from pipeline.configure import parameters_of, shape_of
 from pipeline.registry import Registry
 from pipeline.versions import listing, move_text, moved
 
+UNHEARD = "kafka.bootstrap is not set: no stream is told\n"
+
 
 @pytest.fixture(autouse=True)
 def _at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,9 +90,9 @@ def test_names_are_moved_and_moved_back_and_the_moves_are_kept(shelf: Registry) 
     assert (move["generation"], move["kind"], move["by"], move["moved"]) == (2, "promote", "ann", True)
     done = call("promote", "challenger", "--reason", "a week\nof shadowing")
     assert done.stdout.endswith(
-        f" promote by ann: a week\\nof shadowing (champion {old} -> {new}; challenger {new} -> nobody; previous nobody -> {old})\n"
+        f" promote by ann: a week\\nof shadowing (champion {old} -> {new}; challenger {new} -> nobody; previous nobody -> {old})\n{UNHEARD}"
     )
-    assert call("promote", "champion").stdout == f"{new} is champion already\n"
+    assert call("promote", "champion").stdout == f"{new} is champion already\n{UNHEARD}"
     assert said("promote", "champion")["moved"] is False
     move = said("rollback", "--reason", "worse")
     assert (move["was"], move["now"]) == (
