@@ -56,6 +56,9 @@ class HashLearner(Chains):
     def version_at(self, generation):
         return self.version
 
+    def read_some(self):
+        return False
+
     def begin(self, cells, *, instant, drop, incoming):
         assert incoming is None
         closed = zip(cells.slot.tolist(), cells.cell.tolist(), cells.value.tolist(), cells.key.tolist(), strict=True)
