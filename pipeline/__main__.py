@@ -533,7 +533,18 @@ def because(reason: str) -> Because:
     return Because(user, time.time_ns() // 1_000, reason)
 
 
-def report_move(settings: Settings, move: Move, before: Move, *, effective_from: str | None, as_json: bool) -> None:
+def begins(effective_from: str | None) -> int:
+    """us; None: with the first instant that a stream comes to. Looked at before anything moves."""
+    from pipeline.quantities import instant
+    from pipeline.settings import SettingsError
+
+    try:
+        return 0 if effective_from is None else instant(effective_from)
+    except ValueError as error:
+        raise SettingsError(f"--from {effective_from}: {error}") from error
+
+
+def report_move(settings: Settings, move: Move, before: Move, *, effective_from: int, as_json: bool) -> None:
     """Say what has moved, to the streams that run first."""
     from pipeline.versions import move_text, moved
 
@@ -548,13 +559,11 @@ def report_move(settings: Settings, move: Move, before: Move, *, effective_from:
     sys.stdout.write(f"{text}\n{where}\n")
 
 
-def tell_streams(settings: Settings, move: Move, effective_from: str | None) -> None:
-    """A pointer to the champion, from a learning instant on; None: from the first one that a stream comes to."""
+def tell_streams(settings: Settings, move: Move, effective_from: int) -> None:
+    """A pointer to the champion, from a learning instant on."""
     from pipeline.operate import announce
-    from pipeline.quantities import instant
 
-    at = 0 if effective_from is None else instant(effective_from)
-    announce(settings, role="champion", version=str(move.now.champion), effective_from=at, by=move.by, reason=move.reason)
+    announce(settings, role="champion", version=str(move.now.champion), effective_from=effective_from, by=move.by, reason=move.reason)
 
 
 @models_app.command("list")
@@ -602,11 +611,11 @@ def promote(
     Example: tidecast models promote challenger --reason "a week of shadowing"
     """
     with outcomes():
-        settings = settings_of_registry(config, assign)
+        at, settings = begins(effective_from), settings_of_registry(config, assign)
         registry = registry_of(settings)
         seen = registry.last()
         move = registry.promote(registry.resolve(name), seen, because(reason))
-        report_move(settings, move, seen, effective_from=effective_from, as_json=as_json)
+        report_move(settings, move, seen, effective_from=at, as_json=as_json)
 
 
 @models_app.command()
@@ -619,10 +628,10 @@ def rollback(
 ) -> None:
     """Make the previous champion champion again. Example: tidecast models rollback --reason worse"""
     with outcomes():
-        settings = settings_of_registry(config, assign)
+        at, settings = begins(effective_from), settings_of_registry(config, assign)
         registry = registry_of(settings)
         seen = registry.last()
-        report_move(settings, registry.rollback(seen, because(reason)), seen, effective_from=effective_from, as_json=as_json)
+        report_move(settings, registry.rollback(seen, because(reason)), seen, effective_from=at, as_json=as_json)
 
 
 class Written(StrEnum):

@@ -143,6 +143,7 @@ def test_a_version_is_written_out(shelf: Registry, tmp_path: Path) -> None:
         (["promote", "x" * 16], FAILED, "no version; allowed: champion, challenger, previous, or 16 hexadecimal digits"),
         (["promote", "0" * 16], FAILED, "has no version 0000000000000000"),
         (["rollback"], FAILED, "there is no previous champion to go back to"),
+        (["promote", "champion", "--from", "soon"], WRONG_USAGE, "--from soon: not a time; allowed:"),
         (
             ["list", "--set", "registry.url=ftp://x"],
             WRONG_USAGE,
