@@ -13,10 +13,15 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import hypothesis
 import pytest
 import structlog
 
 from pipeline.broker import Broker
+
+# An example that takes longer than others says what else the machine does
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
