@@ -376,11 +376,11 @@ class Shard:
 
     def _change(self, instant: int) -> tuple[list[Message], Change]:
         """What has been planned for an instant, before anything is learnt at it."""
-        plan = self.succession.pending(self.learnt)
-        if plan is None or plan.instant > instant:
+        plan = self.succession.due(learnt=self.learnt, instant=instant)
+        if plan is None:
             return [], succession.NOTHING
         out = self._settle()
-        change = self.succession.carry_out(self.learner, learnt=self.learnt, instant=instant)
+        change = self.succession.carry_out(plan, self.learner, instant)
         out += [self._told_of(decision, instant, version, before) for decision, version, before in change.decisions]
         out += [compose.pointer(pointer, instant) for pointer in change.pointers]
         if metrics.METRICS is not None:

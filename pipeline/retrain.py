@@ -133,10 +133,11 @@ class Run:
             until = end - max((end - first) // VALIDATION, 1)
             learner = Learner(config)
             parent, begin = self._begin(job, learner)
+            of = self._scales(past, config, until, bar)
             trained = training.train(
                 learner,
                 past,
-                self._scales(past, config, until, bar),
+                of,
                 until=until,
                 begin=begin,
                 budget=self._asked.budget,
@@ -152,7 +153,7 @@ class Run:
             first=rfc3339(first * step), last=rfc3339((end - 1) * step), observations=found.observations, positions=found.positions,
             file=self._asked.file, sha256=found.sha256,
         )  # fmt: skip
-        exam = None if begin is None else self._exam(learner, found.past, [begin.weights, trained.weights], until)
+        exam = None if begin is None else self._exam(learner, past, of, [begin.weights, trained.weights], until)
         said = self._publish(job, trained, data, parent, config, exam)
         clear(folder)
         return {
@@ -221,7 +222,8 @@ class Run:
     def _scales(self, past: Past, config: Config, until: int, bar: Progress) -> Scales:
         path = self._asked.folder / SCALES
         if path.exists():
-            return scales_of(self._asked.folder)
+            with np.load(path) as kept:
+                return Scales(**kept)
         task = bar.add_task("looking", total=1.0, said="")
 
         def told(part: float) -> None:
@@ -260,10 +262,9 @@ class Run:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[said]}"), TimeElapsedColumn())
         return Progress(*columns, console=self._console, disable=not self._console.is_terminal, transient=True)
 
-    def _exam(self, learner: Learner, past: Past, weights: list[np.ndarray], until: int) -> list[dict[str, Any]]:
+    def _exam(self, learner: Learner, past: Past, of: Scales, weights: list[np.ndarray], until: int) -> list[dict[str, Any]]:
         """What has been forgotten of each old regime that the champion, the first of these weights, knew."""
-        scaled = scales_of(self._asked.folder)
-        ends, losses = examined(learner, past, scaled, weights, until=until)
+        ends, losses = examined(learner, past, of, weights, until=until)
         exam = forgotten(losses[0], losses[1], share=self._asked.settings.registry.most_forgotten)
         step = learner.config.step_us
         return [
@@ -308,11 +309,6 @@ class Run:
                 self._registry.nominate(manifest.version, self._registry.last(), because)
                 return
         self._registry.nominate(manifest.version, self._registry.last(), because)
-
-
-def scales_of(folder: Path) -> Scales:
-    with np.load(folder / SCALES) as kept:
-        return Scales(**kept)
 
 
 def rounded(value: float) -> float | None:

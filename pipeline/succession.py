@@ -26,7 +26,7 @@ from models.handover import Incoming
 from models.learner import REASONS, Cells, Config, Decision, Learner
 from models.versus import PROMOTED, REFUSED, Guards, Verdict, Versus
 from models.versus import Rules as Judging
-from pipeline.events import BETTER, END, SHADOW, START, SWITCH, Plan
+from pipeline.events import BETTER, END, SHADOW, SWITCH, Plan
 from pipeline.quantities import duration_text
 from pipeline.records import Pointer, Role, rfc3339
 
@@ -68,7 +68,6 @@ class Shadow:
         self.versus = Versus(horizon=config.horizon, season=config.season, rules=self._rules)
         self.broken = 0  # leads that were not finite
         self.spent = np.zeros(2)  # s of both; what comes of it is on record
-        self.learner.count_anew()
 
     def arrive(self, cells: Cells, *, generation: int, woken: np.ndarray, beside: float) -> None:
         """What the champion has just taken in, in `beside` seconds."""
@@ -103,11 +102,7 @@ class Shadow:
     @classmethod
     def thaw(cls, config: Config, rules: Judging, parts: dict[str, bytes], rest: list[Any]) -> Shadow:
         """The inverse of `frozen`. Raises snapshot.SnapshotDamaged."""
-        learner = Learner.restore(config, parts)
-        counted = {name: getattr(learner.pool, name).copy() for name in ("covered", "scored", "by")}
-        self = cls(learner, role=rest[0], since=rest[1], rules=rules)
-        for name, value in counted.items():
-            setattr(learner.pool, name, value)
+        self = cls(Learner.restore(config, parts), role=rest[0], since=rest[1], rules=rules)
         self.said, self.broken = rest[2], rest[3]
         self.versus.load({name: np.frombuffer(data, kind).reshape(shape) for name, (kind, shape, data) in rest[4].items()})
         return self
@@ -203,21 +198,21 @@ class Succession:
         verdict, version = shadow.verdict(), shadow.learner.version
         told = {**verdict.numbers, **{name: getattr(verdict, name) for name in MEASURED}}
         former = shadow.role == "previous"
+        away = END, "" if former else "refuse"
         if former and rules.automatic and shadow.versus.disaster >= rules.judge.disaster:
-            cause = (
-                f"the champion loses {shadow.versus.disaster:.0%} more than the one before it, of what both lose: no proof is waited for"
-            )
-            self._plan(Plan(SWITCH, first, version, first, "rollback", cause, told), learnt)
+            lost = f"{shadow.versus.disaster:.0%} more than the one before it, of what both lose"
+            (what, kind), cause = (SWITCH, "rollback"), f"the champion loses {lost}: no proof is waited for"
         elif verdict.outcome == PROMOTED and rules.automatic:
-            kind = "rollback" if former else "promote"
-            self._plan(Plan(SWITCH, first, version, first, kind, verdict.cause, told), learnt)
+            (what, kind), cause = (SWITCH, "rollback" if former else "promote"), verdict.cause
         elif verdict.outcome == PROMOTED and not shadow.said:
-            self._plan(Plan(BETTER, first, version, first, "", f"{verdict.cause}; promote it by hand", told), learnt)
+            (what, kind), cause = (BETTER, ""), f"{verdict.cause}; promote it by hand"
         elif verdict.outcome == REFUSED:
-            self._plan(Plan(END, first, version, first, "" if former else "refuse", verdict.cause, told), learnt)
-        elif shadow.since > START and first - shadow.since > rules.longest:
-            cause = f"after {duration_text(rules.longest)}: {verdict.cause}"
-            self._plan(Plan(END, first, version, first, "" if former else "refuse", cause, told), learnt)
+            (what, kind), cause = away, verdict.cause
+        elif first - shadow.since > rules.longest:
+            (what, kind), cause = away, f"after {duration_text(rules.longest)}: {verdict.cause}"
+        else:
+            return
+        self._plan(Plan(what, first, version, first, kind, cause, told), learnt)
 
     def load(self, plans: list[Plan], learnt: int) -> None:
         """Follow these from now on, those up to an instant are done. Raises what fetching a version raises."""
@@ -232,11 +227,13 @@ class Succession:
 
     # Carrying out
 
-    def carry_out(self, champion: Learner, *, learnt: int, instant: int) -> Change:
-        """What is due at an instant. Both learners stand whole."""
+    def due(self, *, learnt: int, instant: int) -> Plan | None:
+        """What is to be carried out with an instant."""
         plan = self.pending(learnt)
-        if plan is None or plan.instant > instant:
-            return NOTHING
+        return plan if plan is not None and plan.instant <= instant else None
+
+    def carry_out(self, plan: Plan, champion: Learner, instant: int) -> Change:
+        """Do what is due at an instant. Both learners stand whole."""
         before, shadow = champion.version, self.shadow
         role = None if shadow is None else shadow.role
         numbers = {"effective_from": plan.effective_from, "instant": instant}
@@ -246,20 +243,20 @@ class Succession:
         made: list[tuple[Decision, str, str | None]] = []
         if plan.verdict:
             made.append((Decision(plan.verdict, plan.cause, {**plan.numbers, **numbers}), plan.version, before))
+        change = NOTHING
         if plan.what == SWITCH:
             change = self._switch(plan, champion, known, instant)
             made.append((Decision("switch", plan.cause, numbers), plan.version, before))
-        elif plan.what == SHADOW:
-            self._begin(champion, "challenger", instant)
-            change = NOTHING._replace(shadow=known)
-            made.append((Decision("shadow", plan.cause, {**numbers, "state": SHADOW}), plan.version, before))
-        elif plan.what == BETTER:
-            assert shadow is not None
-            shadow.said, change = True, NOTHING
-            made.append((Decision("shadow", plan.cause, {**plan.numbers, **numbers, "state": BETTER}), plan.version, before))
         else:
-            self.shadow, change = None, NOTHING
-            made.append((Decision("shadow", plan.cause, {**numbers, "state": END}), plan.version, before))
+            if plan.what == SHADOW:
+                self._begin(champion, "challenger", instant)
+                change = NOTHING._replace(shadow=known)
+            elif plan.what == BETTER:
+                assert shadow is not None
+                shadow.said, numbers = True, {**plan.numbers, **numbers}
+            else:
+                self.shadow = None
+            made.append((Decision("shadow", plan.cause, {**numbers, "state": plan.what}), plan.version, before))
         return change._replace(decisions=made, pointers=self._pointers(plan, role, before, instant), promotions=promotions(plan))
 
     def _switch(self, plan: Plan, champion: Learner, known: Incoming | None, instant: int) -> Change:
@@ -272,6 +269,7 @@ class Succession:
                 self.shadow = None
                 return NOTHING._replace(champion=theirs, swaps=[outcome])
             shadow.restart("previous", instant)
+            shadow.learner.count_anew()
             return NOTHING._replace(champion=theirs, shadow=mine, swaps=[outcome])
         assert known is not None, "fetched when it was planned"
         self.shadow = None
@@ -282,6 +280,7 @@ class Succession:
     def _begin(self, champion: Learner, role: Role, instant: int) -> None:
         assert self.rules is not None
         self.shadow = Shadow(champion.copy(), role=role, since=instant, rules=self.rules.judge)
+        self.shadow.learner.count_anew()
 
     def _pointers(self, plan: Plan, role: Role | None, before: str, instant: int) -> list[Pointer]:
         """The names that have moved by the judge's word, or that nobody has any more, for whoever follows the models topic."""

@@ -208,6 +208,20 @@ def test_a_restart_does_not_show(monkeypatch, cut):
     assert told(out) == told(whole)
 
 
+def test_a_shadow_thawed_is_the_one_that_was_frozen(monkeypatch):
+    """What it has scored of each series, too: from how many scores on a band counts hangs on it."""
+    monkeypatch.setattr(Versus, "__init__", short(Versus.__init__))
+    shard = Shard(chosen())
+    told_to(shard, BLOCKS[:120], (30, offered("challenger", A)))
+    shadow = shard.succession.shadow
+    back = Shard.thaw(chosen(), shard.freeze()).succession.shadow
+    assert shadow.learner.memory["scores"].any()
+    assert back.learner.snapshot() == shadow.learner.snapshot()
+    assert (back.role, back.since, back.said, back.broken) == (shadow.role, shadow.since, shadow.said, shadow.broken)
+    for name, kept in shadow.versus.state().items():
+        np.testing.assert_array_equal(back.versus.state()[name], kept, name)
+
+
 @pytest.mark.parametrize(("snapshot", "commit"), [(20, 60), (60, 118), (100, len(BLOCKS) - 20)])
 def test_recovery_repeats_what_was_planned_and_asks_nobody(monkeypatch, snapshot, commit):
     monkeypatch.setattr(Shard, "_version", lambda _, name: offered("champion", name).incoming)
