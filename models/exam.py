@@ -17,7 +17,7 @@ import torch
 from models import lesson
 from models.learner import Learner
 from models.network import Ensemble, Flat
-from models.past import CHUNKS, Past, Scales, chunks, drawn
+from models.past import CHUNKS, Carries, Past, Scales, chunks, drawn
 
 REGIMES, STRETCHES = 4, 8  # a stretch is a lane of `models.past`: 1,440 cells at most
 TINY = 1e-3  # losses that small are none
@@ -42,15 +42,13 @@ def examined(learner: Learner, past: Past, of: Scales, weights: Sequence[np.ndar
 
 
 def _loss(learner: Learner, network: Ensemble, past: Past, of: Scales, series: np.ndarray, begin: np.ndarray, *, known: int) -> float:
-    carry = torch.zeros(1, 2 * learner.members, learner.config.hidden, device=learner.device)
-    total, count = 0.0, 0
+    carries, total, count = Carries(learner), 0.0, 0
     with torch.no_grad():
         for chunk in chunks(past, of, series, begin, form=learner.form, count=CHUNKS, known=known):
             if not len(chunk.whole.lengths):
                 continue
-            goes_on = torch.from_numpy(chunk.whole.carry[:, :1].astype(np.float32)).to(learner.device)
-            each, after = lesson.carried(network, chunk.whole, learner.levels, carry[torch.zeros(len(goes_on), dtype=torch.long)] * goes_on)
-            carry = after[-1:]
+            each, after = lesson.carried(network, chunk.whole, learner.levels, carries.before(chunk))
+            carries.after(chunk, after)
             values = int(chunk.whole.known.sum())
             if values:
                 total, count = total + float(each.mean()) * values, count + values

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from models import lesson
 from models.carry import NEVER, Memory, memory
@@ -62,6 +63,25 @@ class Chunk(NamedTuple):
     lane: np.ndarray  # (chains,) of each chain
     lanes: int
     begins: bool  # the first chunk of its lanes
+
+
+class Carries:
+    """What lanes hand on from chunk to chunk."""
+
+    def __init__(self, learner: Learner) -> None:
+        self._shape, self._device = (2 * learner.members, learner.config.hidden), learner.device
+        self._carry = torch.zeros(0)
+
+    def before(self, chunk: Chunk) -> torch.Tensor:
+        """(chains, 2M, D) before each chain's first step; zeros where it begins anew."""
+        if chunk.begins:
+            self._carry = torch.zeros(chunk.lanes, *self._shape, device=self._device)
+        goes_on = torch.from_numpy(chunk.whole.carry[:, :1].astype(np.float32)).to(self._device)
+        return self._carry[torch.from_numpy(chunk.lane).to(self._device)] * goes_on
+
+    def after(self, chunk: Chunk, carry: torch.Tensor) -> None:
+        """(chains, 2M, D) behind each chain's last step."""
+        self._carry[torch.from_numpy(chunk.lane).to(self._device)] = carry
 
 
 def scales(past: Past, config: Config, *, until: int, told: Callable[[float], None] | None = None) -> Scales:

@@ -26,7 +26,7 @@ from models.descent import Descent
 from models.inputs import LAGS
 from models.learner import Learner
 from models.network import Ensemble
-from models.past import CHUNKS, DEPTH, LANES, Chunk, Past, Scales, chunks, drawn
+from models.past import CHUNKS, DEPTH, LANES, Carries, Chunk, Past, Scales, chunks, drawn
 
 FEWEST, GROUPS = 4, 64  # of lanes, in a pass
 WATCHED = 256  # lanes, at most, that say after each pass how good it is
@@ -82,7 +82,7 @@ class Teacher(pl.LightningModule):  # type: ignore[misc]
         super().__init__()
         self.automatic_optimization = False
         plan = learner.plan()
-        self.members, self.hidden, self.levels = learner.members, learner.config.hidden, learner.levels
+        self.members, self.levels = learner.members, learner.levels
         self.descent = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"])
         if begin is not None:
             for weights in (self.descent.weights, self.descent.average, self.descent.good[0]):
@@ -96,7 +96,7 @@ class Teacher(pl.LightningModule):  # type: ignore[misc]
         self.best = torch.full((self.members,), float("inf"))
         self.progress = Progress()
         self._seen = seen
-        self._carry = torch.zeros(0)
+        self._carries = Carries(learner)
         self._losses: list[tuple[Tensor, int]] = []
 
     @property
@@ -108,15 +108,15 @@ class Teacher(pl.LightningModule):  # type: ignore[misc]
         """The descent steps."""
 
     def training_step(self, chunk: Chunk) -> None:
-        carry = self._carries(chunk)
+        carry = self._carries.before(chunk)
         if not chunk.whole.known.any():
             with torch.no_grad():
-                self._after(chunk, lesson.carried(self.descent.flat.network, chunk.whole, self.levels, carry)[1])
+                self._carries.after(chunk, lesson.carried(self.descent.flat.network, chunk.whole, self.levels, carry)[1])
             return
 
         def loss(network: Ensemble) -> Tensor:
             each, after = lesson.carried(network, chunk.whole, self.levels, carry)
-            self._after(chunk, after)
+            self._carries.after(chunk, after)
             return each.sum()
 
         self.descent.step(loss)
@@ -126,8 +126,8 @@ class Teacher(pl.LightningModule):  # type: ignore[misc]
         self.descent.flat.read(self.descent.average)
 
     def validation_step(self, chunk: Chunk) -> None:
-        each, after = lesson.carried(self.descent.flat.network, chunk.whole, self.levels, self._carries(chunk))
-        self._after(chunk, after)
+        each, after = lesson.carried(self.descent.flat.network, chunk.whole, self.levels, self._carries.before(chunk))
+        self._carries.after(chunk, after)
         self._losses.append((each.detach().cpu(), int(chunk.whole.known.sum())))
 
     def on_validation_epoch_end(self) -> None:
@@ -146,16 +146,6 @@ class Teacher(pl.LightningModule):  # type: ignore[misc]
         self._seen(self)
         if self.progress.ended:
             self.trainer.should_stop = True
-
-    def _carries(self, chunk: Chunk) -> Tensor:
-        """(chains, 2M, D) before each chain's first step."""
-        if chunk.begins:
-            self._carry = torch.zeros(chunk.lanes, 2 * self.members, self.hidden, device=self.levels.device)
-        goes_on = torch.from_numpy(chunk.whole.carry[:, :1].astype(np.float32)).to(self.levels.device)
-        return self._carry[torch.from_numpy(chunk.lane).to(self.levels.device)] * goes_on
-
-    def _after(self, chunk: Chunk, after: Tensor) -> None:
-        self._carry[torch.from_numpy(chunk.lane).to(self.levels.device)] = after
 
     # What a process that dies leaves to the next
 

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from importlib.metadata import version
@@ -544,10 +544,13 @@ def begins(effective_from: str | None) -> int:
         raise SettingsError(f"--from {effective_from}: {error}") from error
 
 
-def report_move(settings: Settings, move: Move, before: Move, *, effective_from: int, as_json: bool) -> None:
-    """Say what has moved, to the streams that run first."""
+def move_champion(settings: Settings, how: Callable[[Registry, Move], Move], *, effective_from: int, as_json: bool) -> None:
+    """Move the name in the registry, and say so, to the streams that run first."""
     from pipeline.versions import move_text, moved
 
+    registry = registry_of(settings)
+    before = registry.last()
+    move = how(registry, before)
     told = "kafka.bootstrap" in settings.origins
     if told:
         tell_streams(settings, move, effective_from)
@@ -611,11 +614,8 @@ def promote(
     Example: tidecast models promote challenger --reason "a week of shadowing"
     """
     with outcomes():
-        at, settings = begins(effective_from), settings_of_registry(config, assign)
-        registry = registry_of(settings)
-        seen = registry.last()
-        move = registry.promote(registry.resolve(name), seen, because(reason))
-        report_move(settings, move, seen, effective_from=at, as_json=as_json)
+        settings, at = settings_of_registry(config, assign), begins(effective_from)
+        move_champion(settings, lambda of, seen: of.promote(of.resolve(name), seen, because(reason)), effective_from=at, as_json=as_json)
 
 
 @models_app.command()
@@ -628,10 +628,8 @@ def rollback(
 ) -> None:
     """Make the previous champion champion again. Example: tidecast models rollback --reason worse"""
     with outcomes():
-        at, settings = begins(effective_from), settings_of_registry(config, assign)
-        registry = registry_of(settings)
-        seen = registry.last()
-        report_move(settings, registry.rollback(seen, because(reason)), seen, effective_from=at, as_json=as_json)
+        settings, at = settings_of_registry(config, assign), begins(effective_from)
+        move_champion(settings, lambda of, seen: of.rollback(seen, because(reason)), effective_from=at, as_json=as_json)
 
 
 class Written(StrEnum):
