@@ -117,6 +117,8 @@ class LSTM(nn.Module):
 
         Outputs behind a sequence's end are not meaningful.
         """
+        if x.is_cuda and lengths is None and x.shape[1] > 1:
+            return self.at_once(x, carry)
         driven = linear(x, self.into, self.bias)  # one large product instead of T small ones
         if torch.is_grad_enabled():
             outputs, cells = Unroll.apply(driven, self.again, carry.hidden, carry.cell)
@@ -124,6 +126,13 @@ class LSTM(nn.Module):
             before, states, _ = unrolled(driven, self.again, carry.hidden, carry.cell)
             outputs, cells = torch.stack(before[1:], 1), torch.stack(states[1:], 1)
         return outputs, Carry(at_ends(outputs, lengths), at_ends(cells, lengths))
+
+    def at_once(self, x: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
+        """The same by cuDNN, all steps in one call: step by step, a GPU waits for its kernels to be launched (LOG 2026-11-26)."""
+        before = carry.hidden[None].contiguous(), carry.cell[None].contiguous()
+        weights = [self.into, self.again, self.bias, torch.zeros_like(self.bias)]
+        said, hidden, cell = torch.lstm(x, before, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)  # noqa: FBT003
+        return said, Carry(hidden[0], cell[0])
 
 
 def unrolled(driven: Tensor, again: Tensor, hidden: Tensor, cell: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:

@@ -151,6 +151,17 @@ def test_values_and_gradients_are_those_of_torch(kind, theirs):
         torch.testing.assert_close(slopes(mine, [made.inner])[-1], slopes(other, [theirs.bias_hh_l0])[-1][2 * HIDDEN :])
 
 
+def test_all_steps_in_one_call_are_those_one_by_one():
+    """What a GPU runs, here by torch's own for a CPU."""
+    made, x = cell("lstm"), sequences(3, 6).requires_grad_()
+    into = Carry(*torch.randn(2, 4, HIDDEN, generator=torch.Generator().manual_seed(5), dtype=torch.float64)[:, 1:])
+    found = []
+    for said, after in (made(x, None, into), made.at_once(x, into)):
+        slopes = torch.autograd.grad((said**3).sum() + after.hidden.sum(), [x, *made.parameters()])
+        found.append([said, after.hidden, after.cell, *slopes])
+    torch.testing.assert_close(found[0], found[1])
+
+
 @every
 @settings(deadline=None, max_examples=15)
 @given(steps=st.integers(2, 12), data=st.data())

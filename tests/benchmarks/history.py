@@ -1,43 +1,71 @@
-"""A long history in bounded memory: `python -m tests.benchmarks.history --observations 50000000 >> tests/benchmarks/history.csv`.
+"""A long history in bounded memory, from files or from a topic: `python -m tests.benchmarks.history [--topic]`.
 
-Parquet files of made-up series (daily waves with noise, by the hour, 1 % missing) are written, read as `tidecast retrain` reads them,
-looked at for scales, and trained on for a while, in a process of its own, whose peak of resident memory is measured (with the pages of
-files that it maps). The loader alone is timed over the same chunks that training takes. A row: what it was, and how long each part took.
+Made-up series (daily waves with noise, by the hour, 1 % missing) are written to Parquet files, or to a topic of four partitions on a
+broker of its own, read as `tidecast retrain` reads them, looked at for scales, and trained on for a while, in a process of its own, whose
+peak of resident memory is measured (with the pages of files that it maps). The loader alone is timed over the same chunks that training
+takes. A row: what it was, how long each part took by the clock, and how much CPU reading took.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-SERIES, FILES = 2_000, 20
+from tests.benchmarks.rows import write
+
+SERIES, FILES, PARTITIONS = 2_000, 20, 4
+TOPIC = "meters"
+BEGIN = np.datetime64("2018-01-01T00:00:00", "us")
+HOUR = np.timedelta64(3_600_000_000, "us")
 
 
-def write(folder: Path, observations: int) -> None:
+def rows(observations: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Times (T,) and values (T, N), a part of the history at a time."""
     steps = observations // SERIES
-    names = np.array([f"meter-{k:04}" for k in range(SERIES)])
-    begin = np.datetime64("2018-01-01T00:00:00", "us")
     for part in range(FILES):
         low, high = part * steps // FILES, (part + 1) * steps // FILES
         rng, t = np.random.default_rng(part), np.arange(low, high)
         values = 10 + 3 * np.sin(2 * np.pi * (t[:, None] + np.arange(SERIES)) / 24) + rng.normal(0, 0.5, (high - low, SERIES))
         values[rng.random(values.shape) < 0.01] = np.nan
-        at = np.repeat(begin + t * np.timedelta64(3_600_000_000, "us"), SERIES)
-        table = {"series": np.tile(names, high - low), "at": at, "value": values.ravel()}
+        yield BEGIN + t * HOUR, values
+
+
+def to_files(folder: Path, observations: int) -> None:
+    names = np.array([f"meter-{k:04}" for k in range(SERIES)])
+    for part, (at, values) in enumerate(rows(observations)):
+        table = {"series": np.tile(names, len(at)), "at": np.repeat(at, SERIES), "value": values.ravel()}
         pl.DataFrame(table).write_parquet(folder / f"{part:02}.parquet")
 
 
-def measure(folder: Path, steps: int) -> dict[str, float]:
-    """In a process of its own."""
+def to_topic(bootstrap: str, observations: int) -> None:
+    """A record an observation, as CONTRACTS.md has them; a series stays in its partition, hour after hour."""
+    from confluent_kafka import Producer
+
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "queue.buffering.max.messages": 200_000, "compression.type": "lz4"})
+    for at, values in rows(observations):
+        for time_, row in zip(np.datetime_as_string(at, "s").tolist(), values.tolist(), strict=True):
+            for k, value in enumerate(row):
+                if value == value:
+                    producer.produce(TOPIC, b'{"series":"meter-%04d","at":"%sZ","value":%.6f}' % (k, time_.encode(), value), partition=k % PARTITIONS)
+            producer.poll(0)
+            while len(producer) > 150_000:
+                producer.poll(0.01)
+    producer.flush()
+
+
+def measure(where: str, folder: Path, steps: int) -> dict[str, float]:
+    """In a process of its own; `where`: Parquet files, or the address of a broker."""
     import torch
 
     from models import training
@@ -49,12 +77,17 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
 
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    settings = Settings.read(None, {}, {"input.topics": "none", "series.step": "1h", "learn.device": "cpu"})
+    files = where.endswith(".parquet")
+    told = {"input.topics": "none" if files else TOPIC, "series.step": "1h", "learn.device": "cpu", "kafka.bootstrap": "" if files else where}
+    settings = Settings.read(None, {}, {name: value for name, value in told.items() if value})
     work = folder / "work"
     work.mkdir()
-    began = time.perf_counter()
-    found = history.of_file(settings, str(folder / "*.parquet"), work, told=lambda _: None)
-    read = time.perf_counter()
+    began, used = time.perf_counter(), time.process_time()
+    if files:
+        found = history.of_file(settings, where, work, told=lambda _: None)
+    else:
+        found = history.of_topic(settings, history.ends_of(settings), work, told=lambda _: None)
+    read, read_cpu = time.perf_counter(), time.process_time() - used
     past, learner = found.past, Learner(config_of(settings))
     end = int(past.last.max()) + 1
     until = end - (end - int(past.first.min())) // 5
@@ -71,27 +104,43 @@ def measure(folder: Path, steps: int) -> dict[str, float]:
     loaded = sum(1 for _ in lanes.train_dataloader()) + sum(1 for _ in lanes.val_dataloader()) * (1 + trained.progress.passes)
     alone = time.perf_counter()
     return {
-        "observations": found.observations, "series": len(past.key), "read_s": read - began, "scales_s": looked - read,
-        "steps": trained.steps,
-        "train_s": done - looked, "chunks": loaded, "load_s": alone - done, "loss_at_start": trained.progress.start, "loss": trained.loss,
+        "source": "files" if files else "topic", "observations": found.observations, "series": len(past.key), "read_s": read - began,
+        "read_cpu_s": read_cpu, "observations_per_cpu_s": found.observations / read_cpu, "scales_s": looked - read,
+        "steps": trained.steps, "train_s": done - looked, "chunks": loaded, "load_s": alone - done,
+        "train_by_load": (done - looked) / (alone - done), "loss_at_start": trained.progress.start, "loss": trained.loss,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }  # fmt: skip
+
+
+def apart(where: str, folder: Path, steps: int) -> None:
+    """Measure in a process of its own, and add its row."""
+    words = [sys.executable, "-m", __spec__.name, "--where", where, "--folder", str(folder), "--steps", str(steps)]
+    write("history", json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout.splitlines()[-1]))
 
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--observations", type=int, default=50_000_000)
     words.add_argument("--steps", type=int, default=60)
-    words.add_argument("--folder", type=Path)
+    words.add_argument("--topic", action="store_true")
+    words.add_argument("--where", help=argparse.SUPPRESS)
+    words.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     asked = words.parse_args()
-    if asked.folder is not None:
-        row = measure(asked.folder, asked.steps)
-        print(",".join(row))
-        print(",".join(f"{value:.5g}" if isinstance(value, float) else str(value) for value in row.values()))
+    if asked.where is not None:
+        print(json.dumps(measure(asked.where, asked.folder, asked.steps)))
         return
     with tempfile.TemporaryDirectory() as place:
-        write(Path(place), asked.observations)
-        subprocess.run([sys.executable, "-m", __spec__.name, "--folder", place, "--steps", str(asked.steps)], check=True)
+        if not asked.topic:
+            to_files(Path(place), asked.observations)
+            apart(f"{place}/*.parquet", Path(place), asked.steps)
+            return
+        from pipeline.broker import Broker
+        from tests.conftest import create_topic
+
+        with Broker(Path(place) / "kafka", die_with_parent=True) as broker:
+            create_topic(broker.bootstrap, TOPIC, PARTITIONS, {})
+            to_topic(broker.bootstrap, asked.observations)
+            apart(broker.bootstrap, Path(place), asked.steps)
 
 
 if __name__ == "__main__":
