@@ -45,8 +45,6 @@ def _loss(learner: Learner, network: Ensemble, past: Past, of: Scales, series: n
     carries, total, count = Carries(learner), 0.0, 0
     with torch.no_grad():
         for chunk in chunks(past, of, series, begin, form=learner.form, count=CHUNKS, known=known):
-            if not len(chunk.whole.lengths):
-                continue
             each, after = lesson.carried(network, chunk.whole, learner.levels, carries.before(chunk))
             carries.after(chunk, after)
             values = int(chunk.whole.known.sum())

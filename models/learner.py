@@ -829,16 +829,16 @@ class Learner:
         self.learnt["served"][slots] = np.where(count >= needed, codes, scale.UNDECIDED)
         return [Decision(*d) for d in self.pool.decide(needed, mixed=mixed)]
 
-    def adopt(self, weights: torch.Tensor, trained: Descent) -> None:
+    def adopt(self, weights: torch.Tensor, moments: Sequence[torch.Tensor], steps: int) -> None:
         """Weights that were learnt elsewhere serve from now on, and go on learning at the rate of an old stream.
 
         What had been found of the former ones is forgotten: evidence, widths, forecasts that wait for their value.
         """
         for mine in (self.descent.weights, self.descent.average, self.descent.good[0]):
             mine.copy_(weights)
-        for mine, theirs in zip([*self.descent.moments, *self.descent.good[1:]], trained.moments * 2, strict=True):
+        for mine, theirs in zip([*self.descent.moments, *self.descent.good[1:]], [*moments] * 2, strict=True):
             mine.copy_(theirs)
-        self.descent.bad, self.descent.steps = 0, max(trained.steps, self.descent.settled)
+        self.descent.bad, self.descent.steps = 0, max(steps, self.descent.settled)
         self.version = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:16]
         self.versions, self.stagings = [(START, self.version)], []
         m, fresh = self.memory, Pool.new(self.config.horizon, self.config.levels)

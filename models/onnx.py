@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models import covariates, inputs, scale
-from models.inputs import CLIP, FLOOR, LAGS
+from models.inputs import BEND, CLIP, FLOOR, LAGS
 from models.learner import Learner
 from models.network import PATHS, Ensemble, Flat
 
@@ -108,6 +108,7 @@ def layout(learner: Learner) -> dict[str, Any]:
         "levels": list(c.levels),
         "lags": LAGS,
         "clip": CLIP,
+        "bend": BEND,
         "floor": FLOOR,
         "feature_lead": int(form.units[min(2, len(form.units) - 1)]) + 1,
         "lasting_within": scale.WITHIN,
@@ -132,6 +133,7 @@ TERMS = {
     "unit[h]": "size * max(least of naive[.][h], floor) * lasting[h]: what points and quantiles are said in",
     "feature_unit": "size * naive[0][feature_lead] * lasting[feature_lead]",
     "clipped(x)": "x within -clip and clip, and 0 where x is not known",
+    "bent(x)": "x where |x| <= bend, else sign(x) * (bend + log(1 + |x| - bend)), clipped",
     "networks": "the outputs of several differ, and a model's version says nothing of how to weigh them: their mean will do",
 }
 NAIVE = ("last", "before", "offset")
@@ -159,10 +161,10 @@ def features(form: inputs.Shape, names: tuple[str, ...] = ()) -> list[tuple[str,
     """
     lags, kinds = range(1, LAGS), [int(k) + 1 for k in form.units]
     found = [
-        *((f"change_{k}", f"clipped((v[{k}] - level) / feature_unit)") for k in lags),
+        *((f"change_{k}", f"bent((v[{k}] - level) / feature_unit)") for k in lags),
         *((f"seen_{k}", f"1 if v[{k}] is known, else 0") for k in lags),
         ("seen_0", "1 if v[0] is known, else 0"),
-        (f"rise_{LAGS}", f"clipped((level - v[{LAGS}]) / feature_unit)"),
+        (f"rise_{LAGS}", f"bent((level - v[{LAGS}]) / feature_unit)"),
         (f"seen_{LAGS}", f"1 if v[{LAGS}] is known, else 0"),
         ("silence", f"k - 1, divided by {LAGS}, where v[k] is the newest known one of v[1] to v[{LAGS}]; 1 if none is"),
         (
@@ -174,9 +176,9 @@ def features(form: inputs.Shape, names: tuple[str, ...] = ()) -> list[tuple[str,
     if form.season is not None:
         course = [int(k) + 1 for k in form.ahead]
         found += [
-            ("offset", "clipped(offset[1] / feature_unit)"),
+            ("offset", "bent(offset[1] / feature_unit)"),
             ("offset_known", "1 if offset[1] is known, else 0"),
-            *((f"course_{h}", f"clipped(last[{h}] / feature_unit)") for h in course),
+            *((f"course_{h}", f"bent(last[{h}] / feature_unit)") for h in course),
             *((f"course_known_{h}", f"1 if last[{h}] is known, else 0") for h in course),
             *((f"seasonal_{h}", f"ln(naive[1][{h}] / naive[0][{h}])") for h in kinds),
             *((f"drift_{h}", f"ln(naive[2][{h}] / naive[0][{h}])") for h in kinds),

@@ -21,7 +21,7 @@ from models.learner import START, Cells, Config, Learner
 
 DEPTH = 20  # dilated steps of a chunk, through which gradients flow back: 10 lose 1 % (LOG 2026-11-26)
 CHUNKS = 6  # of a lane: 120 dilated steps are 1,440 cells
-LANES = 32  # walked side by side
+LANES = 16  # walked side by side: of twice as many a pass costs more and says less (LOG 2026-11-26)
 LOOK = 2_000  # cells before the end that scales are learnt from: four times what they remember
 SIDE = 2_000  # series that are looked at together
 
@@ -33,6 +33,7 @@ class Past(NamedTuple):
     first: np.ndarray  # (N,) int64, cell of the first value
     start: np.ndarray  # (N + 1,) int64, where its values begin
     values: np.ndarray  # (V,) float64, NaN: not observed
+    outlooks: np.ndarray = np.zeros((0, 0), np.float16)  # (V, W) what was known of covariates at each; none: there are no covariates
 
     @property
     def last(self) -> np.ndarray:
@@ -41,11 +42,23 @@ class Past(NamedTuple):
 
     def read(self, series: np.ndarray, cells: np.ndarray) -> np.ndarray:
         """Values (B, K) of (B,) series at (B, K) cells; NaN before the first and behind the last."""
+        at, there = self._place(series, cells)
+        out = np.full(cells.shape, np.nan)
+        out[there] = self.values[at]
+        return out
+
+    def outlook(self, series: np.ndarray, cells: np.ndarray) -> np.ndarray:
+        """What was known of covariates (B, K, W) there, likewise."""
+        at, there = self._place(series, cells)
+        out = np.full((*cells.shape, self.outlooks.shape[1]), np.nan, np.float16)
+        out[there] = self.outlooks[at]
+        return out
+
+    def _place(self, series: np.ndarray, cells: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where the values of (B, K) cells lie, of those that there are; and which these are."""
         place = cells - self.first[series][:, None]
         there = (place >= 0) & (place < np.diff(self.start)[series][:, None])
-        out = np.full(cells.shape, np.nan)
-        out[there] = self.values[(self.start[series][:, None] + place)[there]]
-        return out
+        return (self.start[series][:, None] + place)[there], there
 
 
 class Scales(NamedTuple):
@@ -127,22 +140,33 @@ def drawn(past: Past, rng: np.random.Generator, count: int, *, begin: int, until
 
 
 def chunks(
-    past: Past, of: Scales, series: np.ndarray, begin: np.ndarray, *, form: Shape, count: int, known: int, since: int | None = None
+    past: Past,
+    of: Scales,
+    series: np.ndarray,
+    begin: np.ndarray,
+    *,
+    form: Shape,
+    count: int,
+    known: int,
+    since: int | None = None,
+    deaf: int = DEPTH // 2,
 ) -> Iterator[Chunk]:
-    """Lanes (B,) of these series from these cells on, in `count` chunks. No value at or behind the cell `known` is seen, or is a label.
+    """Lanes (B,) of these series from these cells on, in at most `count` chunks: one without a step is none.
 
-    What is said at cells before `since` is not taught (None: in a lane's first half chunk, whose carries know too little).
+    No value at or behind the cell `known` is seen, or is a label. What is said at cells before `since` is not taught (None: in a lane's first `deaf` dilated steps, whose carries know too little).
     """
     shelf, lanes = _shelf(past, series, begin, form=form, count=count, known=known), np.arange(len(series))
     side = lesson.Series(lanes, of.scale[series], of.naive[series], of.lasting[series])
-    phase = begin % LAGS
+    phase, begun = begin % LAGS, False
     for k in range(count):
         end = begin + LAGS * (DEPTH * (k + 1) - 1)
         whole, origins = lesson.chains(shelf, side, end, depth=DEPTH, origins=DEPTH, form=form)
         lane = np.zeros(len(whole.lengths), np.int64)
         lane[whole.row] = origins.asked
-        first = begin[origins.slot] + LAGS * (DEPTH // 2) if since is None else since
-        yield Chunk(whole._replace(known=whole.known & (origins.cell >= first)[:, None]), lane, len(lanes), k == 0)
+        first = begin[origins.slot] + LAGS * deaf if since is None else since
+        if len(whole.lengths):
+            yield Chunk(whole._replace(known=whole.known & (origins.cell >= first)[:, None]), lane, len(lanes), not begun)
+            begun = True
         newest = np.full(len(lanes), NEVER)
         np.maximum.at(newest, origins.slot, origins.cell)  # every step of a chain is an origin
         went = np.flatnonzero(newest > NEVER)
@@ -153,10 +177,13 @@ def _shelf(past: Past, series: np.ndarray, begin: np.ndarray, *, form: Shape, co
     """A memory with a slot a lane: the ring of closed values holds all that its chunks read; where its carry stands."""
     behind, span = form.reach + LAGS, LAGS * DEPTH * count + form.horizon
     none = {"horizon": 1, "tails": 0, "bands": 0, "members": 1, "parts": 0, "lean": (0, 0), "columns": 0, "hidden": 1, "ring": 1}
-    shelf = memory(**none, closed=behind + span, known=form.known)  # type: ignore[arg-type]
+    shelf = memory(**none, closed=behind + span, known=form.known, outlooks=behind + span)  # type: ignore[arg-type]
     shelf.grow(len(series))
     lanes = np.arange(len(series))
     cells = begin[:, None] + np.arange(-behind, span)
-    shelf["closed"][lanes[:, None], cells % (behind + span)] = np.where(cells < known, past.read(series, cells), np.nan)
+    where = lanes[:, None], cells % (behind + span)
+    shelf["closed"][where] = np.where(cells < known, past.read(series, cells), np.nan)
+    if form.known.number:
+        shelf["outlook"][where], shelf["outlook_of"][where] = past.outlook(series, cells), np.where(cells < known, cells, NEVER)
     shelf["closed_newest"][lanes] = np.minimum(begin + span, known) - 1
     return shelf

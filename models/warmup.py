@@ -1,35 +1,26 @@
-"""From a history to weights that are worth going online with: many passes over it, stopped early, by the learner's own features and loss.
+"""From a history to weights that are worth going online with: a course of lessons over it (`models.course`), stopped early.
 
 A stream that starts from nothing needs none of this; a backtest's warm-up rows, or a kept history, are more than one pass can use.
 The order: the learner sees the history once (`Learner.close`, `arrive`: scales, naive errors), then `warm`, then the stream goes on.
 
-Letters: T rows of a history, N series, M pairs of a row and a series, B chains of a batch.
+Letters: T rows of a history, N series.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from models import lesson
+from models import course, lesson
 from models.carry import Memory, memory
-from models.descent import Descent
+from models.course import Budget, Teacher
 from models.generation import Generation
 from models.inputs import LAGS
 from models.learner import Learner
-from models.network import Ensemble
-
-DEPTH = 20  # dilated steps of a chain, from an empty carry: 10 lose 1 % where no storm drowns it (LOG 2026-11-26)
-ROWS = 224  # chains a step
-PASS = 20_000  # chains of one pass, at most
-WATCHED = 2_500  # chains that are looked at after each pass
-PASSES = 40
-PATIENCE = 5  # passes in which no network gained, after which it stops
-LEAST = 1e-4  # of the loss: less is no gain
+from models.past import DEPTH, Past, Scales
 
 
 class History(NamedTuple):
@@ -47,7 +38,6 @@ class Warmth(NamedTuple):
     passes: int
     steps: int
     loss: float  # of the watched rows, at its best
-    rows: int  # chains of a pass
 
 
 def warm(learner: Learner, history: History, *, until: int, told: Callable[[int, int, float], None] | None = None) -> Warmth:
@@ -57,42 +47,43 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     No label of a row at or behind `until` moves a weight; those behind it only say when to stop (and must be older than what is
     forecast afterwards and counted). Without rows behind, the last fifth of the history is kept for that.
     """
-    rest = len(history.values) - until
+    form, rest = learner.form, len(history.values) - until
     end = until if rest > 0 else until - until // 5
-    shelf = _shelf(learner, history)
-    of = partial(_lesson, learner, history, shelf)
-    rng = np.random.default_rng(learner.config.seed)
-    plan = learner.plan()
-    descent = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"])
-    best, kept, since, done = torch.full((learner.members,), float("inf")), descent.average.clone(), 0, 0
-    form, newest = learner.form, shelf["closed_newest"]
-    starts = _pairs(history, form.reach + LAGS, end - form.horizon)
-    watched = _pairs(history, end - 1, len(history.values) - form.horizon)
-    watched = watched[np.sort(rng.permutation(len(watched))[:WATCHED])]
-    if not learner.taught or not len(starts) or not len(watched):
-        return Warmth(0, 0, float("inf"), 0)
-    for done in range(1, PASSES + 1):
-        newest[history.slots] = history.first + end - 1
-        for part in _parts(rng.permutation(starts)[:PASS], ROWS):
-            descent.step(partial(lesson.loss, lesson=of(part), levels=learner.levels))
-        newest[history.slots] = history.first + len(history.values) - 1
-        network = descent.flat.read(descent.average)
-        with torch.no_grad():
-            each = [lesson.losses(network, of(part), learner.levels).cpu() * len(part) for part in _parts(watched, ROWS)]
-        descent.flat.read(descent.weights)
-        loss = torch.stack(each).sum(0) / len(watched)
-        better = loss < best - LEAST  # a network that has learnt enough does not wait for the others: it is kept as it was
-        best = torch.where(better, loss, best)
-        for k in torch.nonzero(better).flatten().tolist():
-            kept.view(len(best), -1)[k] = descent.average.view(len(best), -1)[k]
-        since = 0 if bool(better.any()) else since + 1
-        if told is not None:
-            told(done, PASSES, float(loss.sum()))
-        if since == PATIENCE:
-            break
-    learner.adopt(kept, descent)
-    _recall(learner, history, shelf, until)
-    return Warmth(done, descent.steps, float(best.sum()), min(len(starts), PASS))
+    if not learner.taught or end <= form.reach + LAGS + form.horizon or len(history.values) - end < form.horizon:
+        return Warmth(0, 0, float("inf"))
+
+    def seen(teacher: Teacher) -> None:
+        if told is not None and teacher.progress.passes:
+            told(teacher.progress.passes, course.PASSES, float(teacher.loss.sum()))
+
+    of = learner.series(history.slots)
+    trained = course.train(
+        learner, past_of(learner, history), Scales(of.scale, of.naive, of.lasting), until=history.first + end, begin=None,
+        budget=Budget(), clock=lambda: 0.0, resume=None, saved=seen, told=lambda _: None,
+    )  # fmt: skip
+    if trained is None:
+        return Warmth(0, 0, float("inf"))
+    learner.adopt(torch.from_numpy(trained.weights), [*torch.from_numpy(trained.moments)], trained.steps)
+    _recall(learner, history, _shelf(learner, history), until)
+    return Warmth(trained.progress.passes, trained.steps, trained.loss)
+
+
+def past_of(learner: Learner, history: History) -> Past:
+    """The history series by series, each from its first value to its last."""
+    there = ~np.isnan(history.values)
+    some = there.any(0)
+    first = np.where(some, there.argmax(0), 0)
+    end = np.where(some, len(there) - there[::-1].argmax(0), 0)
+    of = [slice(a, b) for a, b in zip(first.tolist(), end.tolist(), strict=True)]
+    values = np.concatenate([history.values[rows, k] for k, rows in enumerate(of)])
+    outlooks = history.outlooks if history.outlooks.size else np.zeros((len(there), len(of), 0), np.float16)
+    return Past(
+        learner.memory["key"][history.slots],
+        history.first + first,
+        np.concatenate([[0], (end - first).cumsum()]),
+        values,
+        np.concatenate([outlooks[rows, k] for k, rows in enumerate(of)]),
+    )
 
 
 def _shelf(learner: Learner, history: History) -> Memory:
@@ -120,24 +111,6 @@ def _shelf(learner: Learner, history: History) -> Memory:
         at = history.slots[:, None], cells % len(cells)
         shelf["outlook"][at], shelf["outlook_of"][at] = history.outlooks.transpose(1, 0, 2), cells
     return shelf
-
-
-def _pairs(history: History, start: int, end: int) -> np.ndarray:
-    """(M, 2) row and column of every observed value from row `start` to before `end`."""
-    start = max(start, 0)
-    return np.asarray(np.argwhere(~np.isnan(history.values[start : max(end, start)])) + np.array([start, 0]))
-
-
-def _parts(pairs: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    for at in range(0, len(pairs), size):
-        yield pairs[at : at + size]
-
-
-def _lesson(learner: Learner, history: History, shelf: Memory, pairs: np.ndarray) -> lesson.Lesson:
-    """Chains that end at these rows (B, 2), from an empty carry."""
-    slots = history.slots[pairs[:, 1]]
-    of = learner.series(slots)
-    return lesson.chains(shelf, of, history.first + pairs[:, 0], depth=DEPTH, origins=1, form=learner.form)[0]
 
 
 def _recall(learner: Learner, history: History, shelf: Memory, until: int) -> None:

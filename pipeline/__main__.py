@@ -379,7 +379,7 @@ def retrain(
         }  # fmt: skip
         settings = settings_from(config, assign, flags)
         registry = registry_of(settings)
-        from models.training import Budget
+        from models.course import Budget
         from pipeline.retrain import Asked, Report
         from pipeline.retrainer import Retrainer
         from pipeline.stop import until_told_to_stop

@@ -25,11 +25,11 @@ from prometheus_client.registry import Collector
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from models import training
+from models import course, training
+from models.course import Begin, Budget, Teacher, Trained
 from models.exam import examined, forgotten
 from models.learner import Config, Learner
 from models.past import Past, Scales, scales
-from models.training import Begin, Budget, Teacher, Trained
 from pipeline import history, lease, schedule
 from pipeline.configure import config_of, shape_of
 from pipeline.history import History, NoHistory
@@ -134,7 +134,7 @@ class Run:
             learner = Learner(config)
             parent, begin = self._begin(job, learner)
             of = self._scales(past, config, until, bar)
-            trained = training.train(
+            trained = course.train(
                 learner,
                 past,
                 of,
@@ -143,8 +143,9 @@ class Run:
                 budget=self._asked.budget,
                 clock=time.monotonic,
                 resume=self._checkpoint(),
-                saved=self._save,
+                saved=lambda teacher: self._save(teacher.state()),
                 told=lambda teacher: self._told(bar, teacher),
+                go=training.fit(lambda teacher: self._told(bar, teacher)),
             )
         if trained is None:
             raise NoHistory(f"{end - first:,} steps of {len(past.key):,} series are too few to train on")
@@ -250,7 +251,7 @@ class Run:
     def _told(self, bar: Progress, teacher: Teacher) -> None:
         self._go_on()
         progress = teacher.progress
-        task = bar.tasks[-1].id if bar.tasks else bar.add_task("training", total=training.PASSES, said="")
+        task = bar.tasks[-1].id if bar.tasks else bar.add_task("training", total=course.PASSES, said="")
         said = f"{teacher.steps:,} steps, loss {float(teacher.best.sum()):.4f} (was {progress.start:.4f})"
         bar.update(task, completed=progress.passes, said=said)
 
@@ -283,7 +284,7 @@ class Run:
     ) -> dict[str, Any]:
         """A version, the challenger, and word of it; nothing where no network has gained, or too much is forgotten."""
         self._lease.check()
-        if trained.loss > trained.progress.start - training.LEAST:
+        if trained.loss > trained.progress.start - course.LEAST:
             return {"version": parent, "outcome": "no_gain"}
         if self._asked.settings.registry.forgetful == "refuse" and any(regime["lost"] for regime in exam or ()):
             return {"version": parent, "outcome": "forgetful"}

@@ -15,10 +15,8 @@ from typing import Any, NamedTuple
 import msgspec
 import torch
 
-from models.descent import Descent
 from models.handover import Incoming
 from models.learner import Config, Learner, device_of
-from models.network import Ensemble
 from models.snapshot import SnapshotDamaged
 from pipeline.configure import parameters_of, shape_of, shaping
 from pipeline.events import START
@@ -95,12 +93,7 @@ def published(source: Published, config: Config) -> Taught | None:
         return None
     given = incoming(source._replace(version=version), config)
     learner = Learner(config)
-    plan = learner.plan()
-    trained = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"])
-    if given.moments is not None:
-        for mine, known in zip(trained.moments, given.moments, strict=True):
-            mine.copy_(known)
-    learner.adopt(given.weights, trained)
+    learner.adopt(given.weights, [torch.zeros_like(given.weights)] * 2 if given.moments is None else [*given.moments], 0)
     learner.start()
     return Taught(learner, START, version)
 

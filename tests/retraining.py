@@ -15,7 +15,7 @@ import polars as pl
 import torch
 from typer.testing import CliRunner
 
-from models import training
+from models import course
 from pipeline import history, lease, operate, retrain, retrainer, store
 from pipeline.__main__ import app
 
@@ -24,7 +24,7 @@ WORDS = [
     "--steps", "18", "--json",
 ]  # fmt: skip
 MOMENTS: list[tuple[Any, str]] = [  # what is done for good, and what a step is
-    (retrain, "write"), (store.Folder, "create"), (history.Book, "close"), (training.Descent, "step"), (retrainer.Retrainer, "_announce"),
+    (retrain, "write"), (store.Folder, "create"), (history.Book, "close"), (course.Descent, "step"), (retrainer.Retrainer, "_announce"),
     (retrain.shutil, "rmtree"), (store.Folder, "remove"),
 ]  # fmt: skip
 
@@ -85,7 +85,7 @@ def run_until(folder: Path, nth: int) -> None:
 def run_long(folder: Path) -> None:
     """The verb, for as long as nobody stops it."""
     torch.set_num_threads(1)
-    training.PATIENCE = 10**9  # else it ends after two seconds
+    course.PATIENCE = 10**9  # else it ends after two seconds
     done = run(folder, "--steps", "1000000", "--minutes", "60")
     sys.stderr.write(done.stderr)
     sys.exit(done.exit_code)

@@ -112,7 +112,7 @@ class Series:
         unit = habits.size * habits.naive[0, at] * habits.lasting[at]
         seen = ~np.isnan(back[: lags + 1])
         before = np.flatnonzero(seen[1:])
-        found = {f"change_{k}": self.clipped((back[k] - level) / unit) for k in range(1, lags + 1)}
+        found = {f"change_{k}": self.bent((back[k] - level) / unit) for k in range(1, lags + 1)}
         found |= {f"seen_{k}": float(seen[k]) for k in range(lags + 1)}
         found[f"rise_{lags}"] = -found[f"change_{lags}"]
         found["silence"] = before[0] / lags if len(before) else 1.0
@@ -121,14 +121,18 @@ class Series:
         found |= {f"kind_{h}": kind[h - 1] for h in leads}
         found |= {f"seasonal_{h}": seasonal[h - 1] - kind[h - 1] for h in leads}
         found |= {f"drift_{h}": drift[h - 1] - kind[h - 1] for h in leads}
-        found |= {"offset": self.clipped(offset[0] / unit), "offset_known": float(not np.isnan(offset[0]))}
-        found |= {f"course_{h}": self.clipped(last[h - 1] / unit) for h in leads}
+        found |= {"offset": self.bent(offset[0] / unit), "offset_known": float(not np.isnan(offset[0]))}
+        found |= {f"course_{h}": self.bent(last[h - 1] / unit) for h in leads}
         found |= {f"course_known_{h}": float(not np.isnan(last[h - 1])) for h in leads}
         for name, period in (("season", told["season"]), ("week", 7 * 86_400_000_000 / told["step_us"])):
             for k in range(1, 4):
                 angle = 2 * math.pi * k * (cell % period) / period if period else 0.0
                 found |= {f"{name}_sin_{k}": math.sin(angle), f"{name}_cos_{k}": math.cos(angle)}
         return found | {name: 0.0 for name in self.model.names if name.startswith("zero_")}
+
+    def bent(self, x: Any) -> Any:
+        size, bend = np.abs(x), self.model.told["bend"]
+        return self.clipped(np.where(size <= bend, x, np.copysign(bend + np.log1p(np.maximum(size - bend, 0)), x)))
 
     def clipped(self, x: Any) -> Any:
         return np.nan_to_num(np.clip(x, -self.model.told["clip"], self.model.told["clip"]))

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from models import warmup
+from models import course
 from models.grid import grid
 from models.prequential import Prequential
 from pipeline.__main__ import app
@@ -26,8 +26,7 @@ AIRLINE = [str(DATA / "river_airline_passengers.csv.gz"), "--time", "month", "--
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(warmup, "PASSES", 2)
-    monkeypatch.setattr(warmup, "PASS", 300)
+    monkeypatch.setattr(course, "PASSES", 2)
 
 
 def call(*words):

@@ -12,11 +12,11 @@ import pytest
 import retraining
 import torch
 
-from models import training
+from models import course
+from models.course import Begin, Budget
 from models.exam import REGIMES, STRETCHES, examined, forgotten
 from models.learner import Config, Learner
 from models.past import Past, Scales, scales
-from models.training import Begin, Budget
 from pipeline.configure import parameters_of
 from pipeline.registry import Because, Registry
 from pipeline.retrainer import text
@@ -43,9 +43,9 @@ def history(values: np.ndarray) -> tuple[Past, Scales]:
     return past, scales(past, CONFIG, until=UNTIL)
 
 
-def taught(past: Past, of: Scales, begin: Begin | None, **changes: Any) -> training.Trained:
+def taught(past: Past, of: Scales, begin: Begin | None, **changes: Any) -> course.Trained:
     given: dict[str, Any] = {"resume": None, "saved": lambda _: None, "told": lambda _: None, "clock": lambda: 0.0}
-    found = training.train(Learner(CONFIG), past, of, until=UNTIL, begin=begin, budget=Budget(60), **given | changes)
+    found = course.train(Learner(CONFIG), past, of, until=UNTIL, begin=begin, budget=Budget(60), **given | changes)
     assert found is not None
     return found
 
@@ -122,7 +122,7 @@ def test_a_retraining_tells_what_it_has_cost_and_may_be_told_to_refuse(tmp_path:
         return forgotten(champion, np.where(np.isnan(challenger), challenger, champion * (1.5 + share)), share=share)
 
     monkeypatch.setattr("pipeline.retrain.forgotten", all_lost)
-    monkeypatch.setattr(training, "LEAST", -1e9)  # whatever it gains
+    monkeypatch.setattr(course, "LEAST", -1e9)  # whatever it gains
     refused = json.loads(retraining.run(tmp_path, "--set", "registry.forgetful=refuse").stdout)
     assert (refused["outcome"], refused["version"]) == ("forgetful", first["version"])
     assert len(refused["forgotten"]) == REGIMES

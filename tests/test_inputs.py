@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from models.baselines import errors
 from models.covariates import unknown
-from models.inputs import CLIP, LAGS, bearings, features, shape, view
+from models.inputs import BEND, CLIP, LAGS, bearings, bent, features, shape, view
 
 FORM = shape(10, 8, 3_600_000_000)
 RING = FORM.reach + 4
@@ -65,6 +65,16 @@ def test_anything_that_a_float_can_say_is_bounded():
     for a in (x, blend, paths):
         assert np.isfinite(a).all()
         assert np.abs(a).max() <= CLIP
+
+
+def test_inputs_are_themselves_until_they_bend_and_never_turn_back():
+    x = np.linspace(-100, 100, 2001)
+    found = bent(x)
+    near = np.abs(x) <= BEND
+    np.testing.assert_array_equal(found[near], x[near])
+    np.testing.assert_allclose(found[~near], np.sign(x[~near]) * (BEND + np.log1p(np.abs(x[~near]) - BEND)))
+    assert (np.diff(found) > 0).all()
+    assert bent(np.array([np.nan, np.inf, -1e308])).tolist() == [0.0, CLIP, -CLIP]
 
 
 @pytest.mark.parametrize(("season", "step_us"), [(None, 1), (8, 1), (24, 3_600_000_000), (7, 86_400_000_000), (12, 2_629_800_000_000)])

@@ -175,7 +175,7 @@ def test_the_example_forecasts_from_a_file_and_needs_nothing_of_ours(exported, h
     values, ours = history[:TAUGHT, -1], Learner(learner.config)
     habits = serve_onnx.Model(folder).habits(values)
     ours.admit(0, 1)
-    ours.adopt(learner.descent.average, learner.descent)
+    ours.adopt(learner.descent.average, learner.descent.moments, learner.descent.steps)
     ours.learnt["scale"][0], ours.learnt["naive"][0] = habits.size, habits.naive
     ring = np.concatenate([np.full(ours.form.reach, np.nan), values])
     off = errors(ring[None], np.zeros(TAUGHT, int), np.arange(ours.form.reach, len(ring)), ours.form)

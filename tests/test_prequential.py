@@ -10,7 +10,7 @@ import pytest
 import xxhash
 from arrivals import small, wavy
 
-from models import prequential, warmup
+from models import course, prequential
 from models.grid import Matrix
 from models.learner import START, Cells, Learner
 from models.prequential import Prequential, Split
@@ -23,8 +23,7 @@ ALL = Split()
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch):
-    monkeypatch.setattr(warmup, "PASSES", 2)
-    monkeypatch.setattr(warmup, "PASS", 300)
+    monkeypatch.setattr(course, "PASSES", 2)
 
 
 def matrix(values):

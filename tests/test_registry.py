@@ -68,7 +68,7 @@ def test_weights_that_were_learnt_come_back_and_a_learner_goes_on_from_them_unde
     assert said == made
     assert flat.tobytes() == learnt.tobytes()
     heir = Learner(learner.config)
-    heir.adopt(torch.from_numpy(flat.copy()), learner.descent)
+    heir.adopt(torch.from_numpy(flat.copy()), learner.descent.moments, learner.descent.steps)
     assert heir.version == made.version != learner.version
 
 

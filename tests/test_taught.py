@@ -15,7 +15,7 @@ import pytest
 from kafka import KafkaProducer
 from typer.testing import CliRunner
 
-from models import warmup
+from models import course
 from models.grid import grid
 from models.prequential import Split
 from pipeline import backtest, configure, learn, operate, taught
@@ -86,7 +86,7 @@ def lesson(tmp_path_factory: pytest.TempPathFactory) -> Lesson:
     file, model, said = folder / "rows.csv", folder / "model", {}
     pl.DataFrame(rows()).write_csv(file)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(warmup, "PASSES", 2)
+        patch.setattr(course, "PASSES", 2)
         loop = backtest.prepared(arrange(Asked(file, values=("a", "b")), grid("1h")), read(), grid("1h"), split=SPLIT, scale="none")
 
         def heard(row: int, series: np.ndarray, step: backtest.Prequential) -> None:
@@ -286,7 +286,7 @@ def test_what_cannot_be_saved_is_said(lesson: Lesson, tmp_path: Path, words: tup
 
 
 def test_the_verb_writes_the_model(lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(warmup, "PASSES", 2)
+    monkeypatch.setattr(course, "PASSES", 2)
     words = ["--warmup", str(SPLIT.warmup), "--validation", str(SPLIT.validation), "--test", str(SPLIT.test)]
     done = CliRunner().invoke(
         app, ["backtest", str(lesson.file), "--step", "1h", *words, *WORDS, "--save", str(tmp_path / "model"), "--json"]

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from models import snapshot, training
+from models import course, snapshot, training
+from models.course import Begin, Budget, Lanes, Teacher, Trained
 from models.learner import Config, Learner
 from models.past import Past, Scales, scales
-from models.training import Begin, Budget, Teacher, Trained
 
 CONFIG = Config(horizon=4, season=6, members=2, hidden=16)
 ROWS, UNTIL = 400, 320
@@ -31,7 +31,8 @@ def history() -> tuple[Past, Scales]:
 
 def train(history: tuple[Past, Scales], *, steps: int | None = 40, config: Config = CONFIG, **more: Any) -> Trained:
     given: dict[str, Any] = {"resume": None, "saved": lambda _: None, "told": lambda _: None, "begin": None, "clock": lambda: 0.0}
-    found = training.train(Learner(config), *history, until=UNTIL, budget=more.pop("budget", Budget(steps)), **{**given, **more})
+    given |= {"budget": Budget(steps), **more}
+    found = course.train(Learner(config), *history, until=UNTIL, **{"go": training.fit(given["told"]), **given})
     assert found is not None
     return found
 
@@ -40,7 +41,7 @@ def train(history: tuple[Past, Scales], *, steps: int | None = 40, config: Confi
 def whole(history: tuple[Past, Scales]) -> tuple[Trained, list[dict[str, bytes]]]:
     """A training that nobody has disturbed, and what it left after each pass."""
     left: list[dict[str, bytes]] = []
-    return train(history, saved=left.append), left
+    return train(history, saved=lambda teacher: left.append(teacher.state())), left
 
 
 def test_it_learns(whole: tuple[Trained, list[dict[str, bytes]]]) -> None:
@@ -63,6 +64,13 @@ def test_from_whatever_pass_it_goes_on_it_ends_with_the_same_bytes(
         assert (again.loss, again.steps, again.progress.passes) == (trained.loss, trained.steps, trained.progress.passes)
 
 
+def test_with_lightning_or_without_it_is_the_same(history: tuple[Past, Scales], whole: tuple[Trained, list[dict[str, bytes]]]) -> None:
+    plain = train(history, go=course.walk)
+    assert plain.weights.tobytes() == whole[0].weights.tobytes()
+    assert plain.moments.tobytes() == whole[0].moments.tobytes()
+    assert (plain.loss, plain.progress.passes) == (whole[0].loss, whole[0].progress.passes)
+
+
 def test_it_may_be_stopped_in_the_middle_of_a_pass(history: tuple[Past, Scales], whole: tuple[Trained, list[dict[str, bytes]]]) -> None:
     class EnoughError(Exception):
         pass
@@ -73,7 +81,7 @@ def test_it_may_be_stopped_in_the_middle_of_a_pass(history: tuple[Past, Scales],
 
     left: list[dict[str, bytes]] = []
     with pytest.raises(EnoughError):
-        train(history, told=enough, saved=left.append)
+        train(history, told=enough, saved=lambda teacher: left.append(teacher.state()))
     assert train(history, resume=left[-1]).weights.tobytes() == whole[0].weights.tobytes()
 
 
@@ -119,7 +127,7 @@ def test_time_ends_it_and_counts_across_a_stop(history: tuple[Past, Scales]) -> 
         return lambda: float(next(now))
 
     left: list[dict[str, bytes]] = []
-    first = train(history, steps=None, budget=Budget(seconds=60), clock=ticking(), saved=left.append)
+    first = train(history, steps=None, budget=Budget(seconds=60), clock=ticking(), saved=lambda teacher: left.append(teacher.state()))
     assert first.progress.stopped == "seconds"
     assert first.progress.seconds >= 60
     again = train(history, steps=None, budget=Budget(seconds=first.progress.seconds + 1), clock=ticking(), resume=left[-2])
@@ -127,9 +135,9 @@ def test_time_ends_it_and_counts_across_a_stop(history: tuple[Past, Scales]) -> 
 
 
 def test_it_stops_when_nothing_more_is_gained(history: tuple[Past, Scales], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "LEAST", 10.0)
+    monkeypatch.setattr(course, "LEAST", 10.0)
     trained = train(history, steps=None)
-    assert (trained.progress.passes, trained.progress.stopped) == (training.PATIENCE, "patience")
+    assert (trained.progress.passes, trained.progress.stopped) == (course.PATIENCE, "patience")
     assert trained.loss == pytest.approx(trained.progress.start)
 
 
@@ -137,7 +145,7 @@ def test_too_little_is_nothing(history: tuple[Past, Scales]) -> None:
     past, of = history
     short = past._replace(start=np.arange(4) * 8, values=past.values[:24])
     given: dict[str, Any] = {"resume": None, "saved": print, "told": print, "begin": None, "clock": lambda: 0.0, "budget": Budget()}
-    assert training.train(Learner(CONFIG), short, of, until=6, **given) is None
+    assert course.train(Learner(CONFIG), short, of, until=1, **given) is None
 
 
 def test_what_another_network_has_left_is_refused(history: tuple[Past, Scales], whole: tuple[Trained, list[dict[str, bytes]]]) -> None:
@@ -150,12 +158,12 @@ def test_the_network_serves_as_it_was_trained(history: tuple[Past, Scales], whol
     learner = Learner(CONFIG)
     learner.descent.weights.copy_(torch.from_numpy(whole[0].weights))
     teacher = Teacher(learner, Begin(whole[0].weights, None), seen=lambda _: None)
-    lanes = training.Lanes(*history, learner, until=UNTIL, teacher=teacher, most=0, goes_on=lambda: True)
-    teacher.on_validation_epoch_start()
+    lanes = Lanes(*history, learner, until=UNTIL, teacher=teacher, most=0, goes_on=lambda: True)
+    teacher.look()
     with torch.no_grad():
-        for chunk in lanes.val_dataloader():
-            teacher.validation_step(chunk)
-    teacher.on_validation_epoch_end()
+        for chunk in lanes.watched():
+            teacher.watch(chunk)
+    teacher.looked()
     assert teacher.progress.start == pytest.approx(whole[0].loss, rel=1e-5)
 
 
@@ -167,10 +175,8 @@ def test_what_is_trained_on_a_gpu_serves_on_a_cpu(history: tuple[Past, Scales]) 
     for device in ("cuda", "cpu"):
         learner = Learner(Config(**{**vars(CONFIG), "device": device}))
         network = learner.descent.flat.read(torch.from_numpy(trained.weights).to(learner.device))
-        lanes = training.Lanes(
-            *history, learner, until=UNTIL, teacher=Teacher(learner, None, seen=lambda _: None), most=0, goes_on=lambda: True
-        )
-        chunk = next(iter(lanes.val_dataloader()))
+        lanes = Lanes(*history, learner, until=UNTIL, teacher=Teacher(learner, None, seen=lambda _: None), most=0, goes_on=lambda: True)
+        chunk = next(lanes.watched())
         x = torch.from_numpy(chunk.whole.x[:64]).to(learner.device)
         outputs, _ = network(x[:, None], torch.zeros(64, 4, CONFIG.hidden, device=learner.device))
         blend, paths = (torch.from_numpy(np.asarray(a[:64], np.float32)).to(learner.device) for a in (chunk.whole.blend, chunk.whole.paths))

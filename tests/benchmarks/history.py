@@ -52,12 +52,13 @@ def to_topic(bootstrap: str, observations: int) -> None:
     """A record an observation, as CONTRACTS.md has them; a series stays in its partition, hour after hour."""
     from confluent_kafka import Producer
 
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 50, "queue.buffering.max.messages": 200_000, "compression.type": "lz4"})
+    options = {"linger.ms": 50, "queue.buffering.max.messages": 200_000, "compression.type": "lz4"}
+    producer = Producer({"bootstrap.servers": bootstrap, **options})
     for at, values in rows(observations):
-        for time_, row in zip(np.datetime_as_string(at, "s").tolist(), values.tolist(), strict=True):
-            for k, value in enumerate(row):
-                if value == value:
-                    producer.produce(TOPIC, b'{"series":"meter-%04d","at":"%sZ","value":%.6f}' % (k, time_.encode(), value), partition=k % PARTITIONS)
+        for time_, row in zip(np.datetime_as_string(at, "s").tolist(), values, strict=True):
+            for k in np.flatnonzero(~np.isnan(row)).tolist():
+                said = b'{"series":"meter-%04d","at":"%sZ","value":%.6f}' % (k, time_.encode(), row[k])
+                producer.produce(TOPIC, said, partition=k % PARTITIONS)
             producer.poll(0)
             while len(producer) > 150_000:
                 producer.poll(0.01)
@@ -68,7 +69,7 @@ def measure(where: str, folder: Path, steps: int) -> dict[str, float]:
     """In a process of its own; `where`: Parquet files, or the address of a broker."""
     import torch
 
-    from models import training
+    from models import course, training
     from models.learner import Learner
     from models.past import scales
     from pipeline import history
@@ -78,8 +79,8 @@ def measure(where: str, folder: Path, steps: int) -> dict[str, float]:
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     files = where.endswith(".parquet")
-    told = {"input.topics": "none" if files else TOPIC, "series.step": "1h", "learn.device": "cpu", "kafka.bootstrap": "" if files else where}
-    settings = Settings.read(None, {}, {name: value for name, value in told.items() if value})
+    told = {"input.topics": "none"} if files else {"input.topics": TOPIC, "kafka.bootstrap": where}
+    settings = Settings.read(None, {}, {"series.step": "1h", "learn.device": "cpu", **told})
     work = folder / "work"
     work.mkdir()
     began, used = time.perf_counter(), time.process_time()
@@ -93,15 +94,15 @@ def measure(where: str, folder: Path, steps: int) -> dict[str, float]:
     until = end - (end - int(past.first.min())) // 5
     of = scales(past, learner.config, until=until)
     looked = time.perf_counter()
-    trained = training.train(
-        learner, past, of, until=until, begin=None, budget=training.Budget(steps), clock=time.perf_counter, resume=None,
-        saved=lambda _: None, told=lambda _: None,
+    trained = course.train(
+        learner, past, of, until=until, begin=None, budget=course.Budget(steps), clock=time.perf_counter, resume=None,
+        saved=lambda _: None, told=lambda _: None, go=training.fit(lambda _: None),
     )  # fmt: skip
     assert trained is not None
     done = time.perf_counter()
-    teacher = training.Teacher(learner, None, seen=lambda _: None)
-    lanes = training.Lanes(past, of, learner, until=until, teacher=teacher, most=steps, goes_on=lambda: True)
-    loaded = sum(1 for _ in lanes.train_dataloader()) + sum(1 for _ in lanes.val_dataloader()) * (1 + trained.progress.passes)
+    teacher = course.Teacher(learner, None, seen=lambda _: None)
+    lanes = course.Lanes(past, of, learner, until=until, teacher=teacher, most=steps, goes_on=lambda: True)
+    loaded = sum(1 for _ in lanes.taught()) + sum(1 for _ in lanes.watched()) * (1 + trained.progress.passes)
     alone = time.perf_counter()
     return {
         "source": "files" if files else "topic", "observations": found.observations, "series": len(past.key), "read_s": read - began,
