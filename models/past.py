@@ -153,7 +153,8 @@ def chunks(
 ) -> Iterator[Chunk]:
     """Lanes (B,) of these series from these cells on, in at most `count` chunks: one without a step is none.
 
-    No value at or behind the cell `known` is seen, or is a label. What is said at cells before `since` is not taught (None: in a lane's first `deaf` dilated steps, whose carries know too little).
+    No value at or behind the cell `known` is seen, or is a label. What is said at cells before `since` is not taught (None: in a lane's
+    first `deaf` dilated steps, whose carries know too little).
     """
     shelf, lanes = _shelf(past, series, begin, form=form, count=count, known=known), np.arange(len(series))
     side = lesson.Series(lanes, of.scale[series], of.naive[series], of.lasting[series])

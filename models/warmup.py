@@ -16,7 +16,7 @@ import torch
 
 from models import course, lesson
 from models.carry import Memory, memory
-from models.course import Budget, Teacher
+from models.course import Budget, Teacher, Trained
 from models.generation import Generation
 from models.inputs import LAGS
 from models.learner import Learner
@@ -63,9 +63,14 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     )  # fmt: skip
     if trained is None:
         return Warmth(0, 0, float("inf"))
+    serve(learner, history, trained, until=until)
+    return Warmth(trained.progress.passes, trained.steps, trained.loss)
+
+
+def serve(learner: Learner, history: History, trained: Trained, *, until: int) -> None:
+    """Put weights into service for what comes behind rows before `until`, which the learner has closed."""
     learner.adopt(torch.from_numpy(trained.weights), [*torch.from_numpy(trained.moments)], trained.steps)
     _recall(learner, history, _shelf(learner, history), until)
-    return Warmth(trained.progress.passes, trained.steps, trained.loss)
 
 
 def past_of(learner: Learner, history: History) -> Past:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from models import lesson
+from models import covariates, lesson
 from models.inputs import LAGS
 from models.learner import Learner
 from models.past import DEPTH, Past, Scales, chunks, drawn, scales
@@ -216,6 +217,36 @@ def test_a_lane_in_chunks_is_the_lane_in_one(tmp_path: Path) -> None:
     with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
         torch.testing.assert_close(last(30, 1, patch), last(6, 5, patch), rtol=1e-5, atol=1e-6)
         assert last(30, 1, patch).abs().sum() > 1
+
+
+def test_lanes_from_before_there_is_anything_begin_where_it_does(tmp_path: Path) -> None:
+    past = of_records(read(), rows(), tmp_path / "h").past
+    learner, known = Learner(config_of(read())), int(past.last.max()) + 1
+    side = scales(past, learner.config, until=known)
+    found = list(chunks(past, side, np.array([1]), past.first[1:2] - LAGS * DEPTH, form=learner.form, count=2, known=known, since=0))
+    assert [chunk.begins for chunk in found] == [True]
+
+
+def test_with_each_cell_comes_what_was_known_of_covariates_there(tmp_path: Path) -> None:
+    past = of_records(read(), rows(gaps=0.0), tmp_path / "h").past
+    config = dataclasses.replace(config_of(read()), covariates=("wind",), ahead=("wind",))
+    known, plan, end = Learner(config).form, Learner(config).form.known, int(past.last.max()) + 1
+    outlooks = np.random.default_rng(0).normal(size=(past.start[-1], plan.width)).astype(np.float16)
+    told = past._replace(outlooks=outlooks)
+    side = scales(past, config, until=end)
+    series, begin = np.array([0, 2]), past.first[[0, 2]]
+    chunk = next(chunks(told, side, series, begin, form=known, count=1, known=end, since=0))
+    first = 0
+    for lane, length in zip(chunk.lane.tolist(), chunk.whole.lengths.tolist(), strict=True):
+        cells = begin[lane] + LAGS * np.arange(DEPTH)
+        there = ~np.isnan(past.read(series[lane : lane + 1], cells[None])[0])
+        of = told.outlook(series[lane : lane + 1], cells[None][:, there])[0]
+        columns = np.concatenate(covariates.features(plan, of), 1)
+        x = chunk.whole.x[first : first + length]
+        assert any(np.array_equal(x[:, at : at + columns.shape[1]], columns) for at in range(known.features))
+        np.testing.assert_array_equal(chunk.whole.paths[first : first + length, 3:], covariates.paths(plan, of))
+        first += length
+    assert first == len(chunk.whole.x) > 30
 
 
 def test_every_value_is_as_likely(tmp_path: Path) -> None:
