@@ -17,10 +17,12 @@ import numpy as np
 import polars as pl
 import xxhash
 
+from models.covariates import planned
 from models.past import Past
-from pipeline.configure import rules_of
+from pipeline.beside import Known, Outlooks
+from pipeline.configure import config_of, rules_of
 from pipeline.decode import LARGEST, Decoder, asked, shape_of
-from pipeline.events import NEVER, Admit, Close, Decision, Event
+from pipeline.events import NEVER, Admit, Close, Decision, Event, Sample
 from pipeline.files import FORMATS, NO_VALUE, File, FileUnreadable, instants
 from pipeline.gather import Gather
 from pipeline.poller import Poller, starts
@@ -30,7 +32,7 @@ from pipeline.settings import Settings, SettingsError, kafka_options
 
 BATCH = 1 << 20  # rows that are in memory at a time
 WAIT_SECONDS = 0.1
-VALUES, SERIES, DONE = "values.f64", "series.npz", "history.json"
+VALUES, OUTLOOKS, SERIES, DONE = "values.f64", "outlooks.f16", "series.npz", "history.json"
 UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
@@ -77,7 +79,7 @@ def of_topic(settings: Settings, positions: Mapping[str, tuple[int, int]], folde
 
 def of_file(settings: Settings, path: str, folder: Path, *, told: Callable[[int], None]) -> History:
     """A file, a folder or a pattern of them, here or in an object store. Raises SettingsError, FileUnreadable, NoHistory."""
-    if settings.series.samples == "many":
+    if settings.series.samples == "many" or settings.input.covariates:
         kind = kind_of(path)
         order = tuple(settings.input.series) or (() if settings.input.values else ("series",))
         file = File(path, kind, tuple(settings.input.at.split(",")), settings.input.at_format, order)  # type: ignore[arg-type]
@@ -225,7 +227,7 @@ def _gathered(
     settings: Settings, reader: Reader, sources: Mapping[Source, range], folder: Path, *, told: Callable[[int], None], kafka: bool
 ) -> History:
     """Records through decode and gather, to a spool and from there into place."""
-    decoder, spool = Decoder(shape_of(settings, kafka=kafka)), Spool(folder, settings.series.step)
+    decoder, spool = Decoder(shape_of(settings, kafka=kafka)), Spool(folder, settings.series.step, outlooks_of(settings))
     part = Gather(rules_of(settings, len(sources))._replace(fill=False), tuple(sorted(sources)))
     part.repeat(
         [Decision(source, ends.stop, NEVER) for source, ends in sorted(sources.items())]
@@ -250,11 +252,22 @@ def _gathered(
     return spool.close(positions=said, left_out=ledger["rejected"] + ledger["late"])
 
 
+def outlooks_of(settings: Settings) -> Outlooks | None:
+    """None: there are no covariates."""
+    config = config_of(settings)
+    if not config.covariates:
+        return None
+    plan = planned(config.covariates, config.ahead, config.horizon)
+    return Outlooks(plan, settings.series.step, config.covariates, config.ahead)
+
+
 class Spool:
     """Closed cells, written to Parquet as they come: where a series begins and ends is known behind the last."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        self._folder, self._step = folder, step
+    def __init__(self, folder: Path, step: int, outlooks: Outlooks | None) -> None:
+        self._folder, self._step, self._outlooks = folder, step, outlooks
+        self._known: list[Known] = []  # their slots are codes
+        self._told: list[Path] = []
         self._names: list[str] = []
         self._codes: dict[str, int] = {}
         self._of: dict[int, int] = {}  # slot -> code of who has it now
@@ -262,17 +275,44 @@ class Spool:
         self._parts: list[Path] = []
 
     def take(self, events: Sequence[Event]) -> None:
+        samples: list[Sample] = []
         for event in events:
             match event:
+                case Sample() if self._outlooks is not None:
+                    samples.append(event)
                 case Admit(slot, name, _):
+                    if self._outlooks is not None:
+                        self._follow(samples)
+                        samples = []
+                        self._outlooks.admit(slot)
                     code = self._codes.setdefault(name, len(self._names))
                     if code == len(self._names):
                         self._names.append(name)
                     self._of[slot] = code
                 case Close():
                     self._rows += [(self._of[slot], cell, value) for slot, cell, value in event.cells]
+        self._follow(samples)
         if len(self._rows) >= BATCH:
             self._flush()
+
+    def _follow(self, samples: Sequence[Sample]) -> None:
+        """Keep what was known at each of them, of whoever has their slots now."""
+        if self._outlooks is None:
+            return
+        for known in self._outlooks.take(samples):
+            codes = np.array([self._of[slot] for slot in known.slot.tolist()], np.int64)
+            self._known.append(known._replace(slot=codes))
+        if sum(len(known.cell) for known in self._known) * self._outlooks.plan.width >= BATCH:
+            self._put_down()
+
+    def _put_down(self) -> None:
+        if not self._known:
+            return
+        path = self._folder / f"told-{len(self._told):05}.npz"
+        slot, cell, outlook = (np.concatenate(parts) for parts in zip(*self._known, strict=True))
+        np.savez(path, slot=slot, cell=cell, outlook=outlook)
+        self._told.append(path)
+        self._known = []
 
     def _flush(self) -> None:
         path = self._folder / f"spool-{len(self._parts):05}.parquet"
@@ -293,10 +333,17 @@ class Spool:
         ends = ends.with_columns(name=names).sort("name")
         rank = np.zeros(len(self._names), np.int64)
         rank[ends["code"].to_numpy()] = np.arange(len(ends))
-        book = Book(self._folder, ends["name"].to_list(), ends["first"].to_numpy(), ends["last"].to_numpy())
+        width = 0 if self._outlooks is None else self._outlooks.plan.width
+        book = Book(self._folder, ends["name"].to_list(), ends["first"].to_numpy(), ends["last"].to_numpy(), width)
         for path in self._parts:
             rows = pl.read_parquet(path)
             book.write(rank[rows["code"].to_numpy()], rows["at"].to_numpy() // step, rows["value"].to_numpy())
+        if self._outlooks is not None:
+            self._put_down()
+            for path in self._told:
+                with np.load(path) as known:
+                    book.tell(rank[known["slot"]], known["cell"], known["outlook"])
+                path.unlink()
         found = book.close(positions=positions, left_out=left_out)
         for path in self._parts:
             path.unlink()
@@ -313,12 +360,14 @@ MOST = 1 << 31  # cells, 16 GiB: a wrong step makes more
 class Book:
     """Series with room for each cell from the first to the last of them, on disk."""
 
-    def __init__(self, folder: Path, names: Sequence[str], first: np.ndarray, last: np.ndarray) -> None:
-        """Names in their order; raises NoHistory where there are none, SettingsError where they would not fit."""
+    def __init__(self, folder: Path, names: Sequence[str], first: np.ndarray, last: np.ndarray, width: int = 0) -> None:
+        """Names in their order; `width` numbers of an outlook. Raises NoHistory where there are none, SettingsError where
+        they would not fit.
+        """
         if not len(names):
             raise NoHistory(NOTHING)
         start = np.concatenate([[0], (last - first + 1).cumsum()])
-        if start[-1] > MOST:
+        if start[-1] * max(1, width // 4) > MOST:
             raise SettingsError(f"{start[-1]:,} steps from the first to the last time of {len(names):,} series: is series.step right?")
         self._folder = folder
         values = np.memmap(folder / VALUES, np.float64, "w+", shape=(int(start[-1]),))
@@ -326,10 +375,21 @@ class Book:
             values[at : at + BATCH] = np.nan
         key = np.array([xxhash.xxh3_64_intdigest(n.encode("utf-8", "surrogatepass")) for n in names], np.uint64)
         self._past = Past(key, np.asarray(first, np.int64), start.astype(np.int64), values)
+        if width:
+            told = np.memmap(folder / OUTLOOKS, np.float16, "w+", shape=(len(values), width))
+            for at in range(0, len(told), BATCH):
+                told[at : at + BATCH] = np.nan
+            self._past = self._past._replace(outlooks=told)
 
     def write(self, series: np.ndarray, cells: np.ndarray, values: np.ndarray) -> None:
         """Of two values for one cell the later one counts."""
         self._past.values[self._past.start[series] + cells - self._past.first[series]] = values
+
+    def tell(self, series: np.ndarray, cells: np.ndarray, outlooks: np.ndarray) -> None:
+        """What was known of covariates at cells; those of no value are nobody's."""
+        place = cells - self._past.first[series]
+        there = (place >= 0) & (place < np.diff(self._past.start)[series])
+        self._past.outlooks[(self._past.start[series] + place)[there]] = outlooks[there]
 
     def close(self, *, positions: dict[str, tuple[int, int]], left_out: int) -> History:
         """Once this has returned, `kept` finds it."""
@@ -342,6 +402,10 @@ class Book:
             seen += int((~np.isnan(part)).sum())
             digest.update(part.data)
         past.values.flush()  # type: ignore[attr-defined]
+        if past.outlooks.size:
+            for at in range(0, len(past.outlooks), BATCH):
+                digest.update(np.asarray(past.outlooks[at : at + BATCH]).data)
+            past.outlooks.flush()  # type: ignore[attr-defined]
         np.savez(self._folder / SERIES, key=past.key, first=past.first, start=past.start)
         said = {"observations": seen, "left_out": left_out, "positions": positions, "sha256": digest.hexdigest()}
         beside = self._folder / f"{DONE}.unfinished"
@@ -359,5 +423,7 @@ def kept(folder: Path) -> History | None:
     said = json.loads((folder / DONE).read_text())
     with np.load(folder / SERIES) as series:
         past = Past(series["key"], series["first"], series["start"], np.memmap(folder / VALUES, np.float64, "r"))
+    if (folder / OUTLOOKS).exists():
+        past = past._replace(outlooks=np.memmap(folder / OUTLOOKS, np.float16, "r").reshape(len(past.values), -1))
     positions = {name: (first, behind) for name, (first, behind) in said.pop("positions").items()}
     return History(past=past, positions=positions, **said)

@@ -30,9 +30,10 @@ from apache_beam.transforms import userstate
 from models.apart import Apart
 from models.batch import padding
 from models.handover import Incoming
-from models.learner import REASONS, Cells, Config, Exercise, Learner, Step, Tells
+from models.learner import REASONS, Cells, Config, Exercise, Learner, Step
 from models.learner import Decision as Learnt
 from pipeline import compose, configure, events, metrics, succession, taught
+from pipeline.beside import tells
 from pipeline.compose import Told, Voice
 from pipeline.events import Rules
 from pipeline.gather import Gather
@@ -271,7 +272,7 @@ class Shard:
         )
         if any(s.told for s in batch):
             for learner in self._learners():
-                learner.tell(tells(batch, self.spec))
+                learner.tell(tells(batch, step_us, self.spec.config.covariates, self.spec.config.ahead))
         woken, began = np.array([s.woken for s in batch], bool), time.perf_counter()
         step = self.learner.arrive(cells, generation=generation, woken=woken)
         if (shadow := self.succession.shadow) is not None:
@@ -650,26 +651,6 @@ class Shard:
         if shadow is not None and spec.succession is not None:
             self.succession.shadow = Shadow.thaw(spec.config, spec.succession.judge, *shadow)
         return self
-
-
-def tells(batch: Iterable[events.Sample], spec: Spec) -> Tells:
-    """What samples bring of covariates, in columns."""
-    step_us, names = spec.rules.step, spec.config.covariates
-    places = [names.index(name) for name in spec.config.ahead]
-    rows: list[tuple[int, int, int]] = []
-    values: list[tuple[float, ...] | list[float]] = []
-    for sample in batch:
-        for told in sample.told:
-            rows.append((sample.slot, told.cell // step_us, told.cell // step_us))
-            values.append(told.values)
-            for later, said in told.ahead:
-                whole = [math.nan] * len(names)
-                for place, number in zip(places, said, strict=True):
-                    whole[place] = number
-                rows.append((sample.slot, told.cell // step_us, later // step_us))
-                values.append(whole)
-    slot, by, about = np.array(rows, np.int64).T
-    return Tells(slot, by, about, np.array(values, np.float64))
 
 
 def before(close: events.Close, waiting: list[events.Sample]) -> tuple[list[events.Sample], list[events.Sample]]:

@@ -97,8 +97,6 @@ def refuse(asked: Asked) -> None:
         wrong.append(
             f"forecast.model = {settings.forecast.model}: it has no networks to train; allowed: mixture, nets, lstm, gru, elman, jordan"
         )
-    if settings.input.covariates:
-        wrong.append("input.covariates: a retraining does not read them yet; allowed: none")
     if wrong:
         raise SettingsError("\n  ".join(["this cannot be retrained:", *wrong]))
 

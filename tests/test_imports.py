@@ -35,7 +35,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/learn.py": NOUNS
     | PLAIN
     | BEAM
-    | {f"pipeline.{name}" for name in ("gather", "compose", "meter", "configure", "succession", "taught")}
+    | {f"pipeline.{name}" for name in ("beside", "gather", "compose", "meter", "configure", "succession", "taught")}
     | {"models", "torch"},
     "pipeline/pointers.py": NOUNS
     | KAFKA
@@ -53,8 +53,9 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/schedule.py": NOUNS | {"cronsim"},
     "pipeline/history.py": NOUNS
     | PLAIN
-    | {f"pipeline.{name}" for name in ("configure", "decode", "files", "gather", "poller")}
+    | {f"pipeline.{name}" for name in ("beside", "configure", "decode", "files", "gather", "poller")}
     | {"models"},
+    "pipeline/beside.py": NOUNS | {"models"},
     "pipeline/retrain.py": NOUNS
     | PLAIN
     | {f"pipeline.{name}" for name in ("configure", "history", "lease", "registry", "schedule")}

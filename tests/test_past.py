@@ -94,7 +94,7 @@ def of_table(settings: Settings, part: list[tuple[str, int, float | None]], fold
 
 
 def same(one: Past, other: Past) -> bool:
-    return all(np.array_equal(a, b, equal_nan=a.dtype == np.float64) for a, b in zip(one, other, strict=True))
+    return all(np.array_equal(a, b, equal_nan=a.dtype.kind == "f") for a, b in zip(one, other, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +173,50 @@ def test_windows_are_the_flows(streamed: Shard, tmp_path: Path) -> None:
         np.testing.assert_array_equal(np.delete(x[first], GAP, 1), np.delete(online.x[first], GAP, 1))
         compared += len(at)
     assert compared > 40
+
+
+def told(part: list[tuple[str, int, float | None]]) -> RawBlock:
+    """The same records, with wind, of which two hours are known ahead; some say nothing of it, and one of it alone."""
+    block, rng = raw(part), np.random.default_rng(1)
+    for one in block.records:
+        record = json.loads(one.value or b"")
+        now = datetime.fromisoformat(record["at"])
+        if rng.random() < 0.9:
+            record["wind"] = round(float(rng.normal()), 3)
+            later = [now + k * timedelta(hours=1) for k in (1, 2)]
+            record["ahead"] = [{"at": t.isoformat().replace("+00:00", "Z"), "wind": round(float(rng.normal()), 3)} for t in later]
+        block.records[one.offset] = one._replace(value=json.dumps(record).encode())
+    return block
+
+
+def test_what_was_known_of_covariates_is_what_the_stream_knew(tmp_path: Path) -> None:
+    """Of each cell that the stream's ring still holds, from a topic and from a file of the same records."""
+    settings = read(input__covariates="wind", input__ahead="wind")
+    block = told(rows())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learn, "BY_REFERENCE", False)
+        shard = Shard(operate.spec_of(settings, (SOURCE,), now=0.0)._replace(close_at_end=True, apart=False))
+        for first in range(0, len(block.records), 50):
+            stop = min(first + 50, len(block.records))
+            few = RawBlock(SOURCE, first, stop, 0.0, ended=stop == len(block.records), records=block.records[first:stop])
+            shard.take(Decoder(shape_of(settings, kafka=True)).decode(few))
+    (tmp_path / "topic").mkdir()
+    sources = {SOURCE: range(len(block.records))}
+    found = history._gathered(settings, Records(block), sources, tmp_path / "topic", told=lambda _: None, kafka=True)
+    (tmp_path / "file").mkdir()
+    lines = tmp_path / "file.ndjson"
+    lines.write_bytes(b"\n".join(one.value or b"" for one in block.records))
+    again = history.of_file(settings, str(lines), tmp_path / "file", told=lambda _: None)
+    assert same(again.past, found.past)
+    assert again.sha256 == found.sha256 != of_records(read(), rows(), tmp_path / "bare").sha256
+    m, of, compared = shard.learner.memory, slots(shard), 0
+    for k, slot in enumerate(of.tolist()):
+        for cell, outlook in zip(m["outlook_of"][slot].tolist(), m["outlook"][slot], strict=True):
+            if cell >= found.past.first[k]:
+                np.testing.assert_array_equal(found.past.outlook(np.array([k]), np.array([[cell]]))[0, 0], outlook)
+                compared += 1
+    assert compared > 200
+    assert np.isfinite(np.asarray(found.past.outlooks, np.float32)).mean() > 0.5
 
 
 def test_nothing_behind_the_cut_is_seen(tmp_path: Path) -> None:

@@ -238,7 +238,6 @@ def test_told_to_stop_it_leaves_what_it_has_to_the_next(tmp_path: Path, processe
     [
         (("--set", "forecast.model=linear"), "forecast.model = linear: it has no networks to train"),
         (("--set", "learn.device=cuda:31"), "learn.device = cuda:31: PyTorch finds"),
-        (("--set", "input.covariates=load"), "input.covariates: a retraining does not read them yet"),
         (("--every", "6h", "--cron", "0 3 * * *"), "--every and --cron: allowed: one of them"),
         (("--metrics", "127.0.0.1:0"), "--metrics: a run that ends serves nobody"),
         (("--cron", "never"), "--cron never"),
