@@ -1,7 +1,7 @@
-"""What has been forgotten: two sets of weights on the same stretches of old regimes.
+"""An exam in the old regimes of a history: two sets of weights on the same stretches of them, each a lane of `models.past`.
 
-Whoever learns from what is new may lose what was: a season that comes back next year, a tariff, a holiday. The regimes are equal parts of
-a history's time, and the stretches of each are drawn with the seed alone, so that everybody who trains on a history sits the same exam.
+The regimes are equal parts of a history's time, and the stretches of each are drawn with the seed alone, so that everybody who trains on
+a history sits the same exam.
 
 Letters: K regimes, M stretches of each.
 """
@@ -9,7 +9,6 @@ Letters: K regimes, M stretches of each.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,9 +17,7 @@ from models import lesson
 from models.learner import Learner
 from models.network import Ensemble, Flat
 from models.past import CHUNKS, Carries, Past, Scales, chunks, drawn
-
-REGIMES, STRETCHES = 4, 8  # a stretch is a lane of `models.past`: 1,440 cells at most
-TINY = 1e-3  # losses that small are none
+from models.regimes import REGIMES, STRETCHES
 
 
 def examined(learner: Learner, past: Past, of: Scales, weights: Sequence[np.ndarray], *, until: int) -> tuple[np.ndarray, np.ndarray]:
@@ -51,28 +48,3 @@ def _loss(learner: Learner, network: Ensemble, past: Past, of: Scales, series: n
             if values:
                 total, count = total + float(each.mean()) * values, count + values
     return total / count if count else float("nan")
-
-
-class Exam(NamedTuple):
-    """What a challenger has kept of old regimes."""
-
-    rise: np.ndarray  # (K,) part by which the loss of each regime rose; NaN: nothing is known of it
-    error: np.ndarray  # (K,) standard error of it; infinite: of one stretch alone it cannot be told
-    lost: np.ndarray  # (K,) bool: it rose by more than what is allowed, and that is no chance
-
-
-def forgotten(champion: np.ndarray, challenger: np.ndarray, *, share: float) -> Exam:
-    """Mean losses (K, M) of both on the same M stretches of each of K old regimes, NaN where there is none; `share` may be lost.
-
-    The set does not change and is looked at once a challenger, so a standard error of a ratio does (Cochran 1977, eq. 2.46); stretches
-    should be longer than the farthest lead. Lost is what rose by more than the share and two of them.
-    """
-    known = ~np.isnan(champion + challenger)
-    before, after = (np.where(known, loss, 0.0) for loss in (champion, challenger))
-    count, base = known.sum(1), before.sum(1)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = after.sum(1) / np.where(count > 0, np.maximum(base, TINY * count), np.nan)
-        left = np.where(known, after - ratio[:, None] * before, 0.0)
-        error = np.sqrt(count / (count - 1.0) * (left * left).sum(1)) / np.maximum(base, TINY * count)
-    error = np.where(count > 1, error, np.inf)
-    return Exam(ratio - 1, error, ratio - 1 > share + 2 * error)

@@ -34,6 +34,7 @@ from models.heads import MIDDLE
 from models.inputs import CLIP, LAGS, View
 from models.mixture import groups
 from models.network import Ensemble, Flat
+from models.regimes import Regimes
 from models.replay import Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
 
@@ -74,6 +75,7 @@ class Config:
     replay: int = 4000  # rows of the pool
     replayed: int = 32  # of them a learning instant repeats
     rows: int = 2048  # chains a learning instant learns from, at most
+    most_forgotten: float = 0.1  # part by which it may lose more on an old regime before it says so
     min_scores: int = 30
     seed: int = 0
     device: str = "auto"
@@ -222,6 +224,7 @@ class Learner:
         self.outlooks = score.Pending(covariates.kinds(known))
         sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
         self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
+        self.regimes = Regimes(lesson.table(form=self.form, **sizes), every=config.replay)
         self.drift = self._drift()
         self.waiting = Waiting(lesson.waiting(form=self.form, **sizes))
         nothing = scale.Change(np.zeros(0, np.int64), self._blank(0))
@@ -667,6 +670,7 @@ class Learner:
         decisions = [*self._drifted(), *self._decide(slots)]
         self.others.settle()
         self.pool.updates += 1
+        decisions += self._remember(behind)
         if incoming is not None:
             self.pool.adopted = self.pool.updates
         self.generations[instant] = self._generation(instant, None if incoming is None else incoming.weights.clone(), before)
@@ -687,6 +691,7 @@ class Learner:
             self.stagings.append(opened(m, self.series(slots), instant=instant))
         self.replay.clear()  # its rows have carries of the former weights
         self.waiting.clear()
+        self.regimes.clear()
         self.drift = self._drift()
         self.versions = [*self.versions[-VERSIONS:], (instant, incoming.version)]
 
@@ -781,6 +786,26 @@ class Learner:
         """What the cells taken in at this instant say of the stream."""
         return [Decision("drift", f.cause, f.numbers, f.leads) for f in self.drift.judge()]
 
+    def _remember(self, behind: Generation) -> list[Decision]:
+        """Now and then: what a generation has forgotten of old regimes; what has been of late becomes one of them."""
+        instants = self.pool.updates - self.pool.adopted
+        if not self.taught or instants % self.config.replay:
+            return []
+        network = self._network_of(behind)
+
+        def loss(rows: dict[str, np.ndarray]) -> float:
+            with torch.no_grad():
+                return float(lesson.losses(network, lesson.of_rows(rows), self.levels).mean())
+
+        exam = self.regimes.ask(loss, share=self.config.most_forgotten)
+        self.regimes.keep(self.replay, instants, loss, seed=self.config.seed)
+        if exam is None:
+            return []
+        lost = np.flatnonzero(exam.lost)
+        rise, error = (part[lost].round(4).tolist() for part in (exam.rise, exam.error))
+        said = {"instants": self.regimes.at[lost].tolist(), "rise": rise, "error": error}
+        return [Decision("retrain", "old regimes are being forgotten", said)]
+
     def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, behind: Generation) -> None:
         """Move the anchor of the phase that is learnt from next one dilated step on."""
         m = self.memory
@@ -846,6 +871,7 @@ class Learner:
         self.pending.drop(np.arange(self.pending.count))
         self.replay.clear()
         self.waiting.clear()
+        self.regimes.clear()
         self.learnt["served"], self.learnt["stretch"], self.learnt["lean"], self.learnt["off"] = scale.UNDECIDED, 0, 0, scale.OFF
         self.others.forget()
         self.drift = self._drift()
@@ -935,6 +961,7 @@ class Learner:
             "memory": self.memory.state(),
             "pending": self.pending.state(),
             "replay": self.replay.state(),
+            "regimes": self.regimes.state(),
             "waiting": self.waiting.columns,
             "descent": {name: t.cpu().numpy() for name, t in self.descent.tensors().items()},
             "pool": self.pool.state(),
@@ -981,6 +1008,7 @@ class Learner:
             self.pending.load(groups["pending"])
             self.replay.load(groups["replay"], rest["replay"])
             self.waiting.load(groups["waiting"])
+            self.regimes.load(groups["regimes"])
             self.descent.load({name: torch.from_numpy(a.copy()) for name, a in groups["descent"].items()}, rest["descent"])
             self.pool.load(groups["pool"], rest["pool"])
             self.drift.load(groups["drift"])

@@ -164,24 +164,21 @@ def labelled(rows: dict[str, np.ndarray], memory: Memory, form: Shape) -> dict[s
     return kept | {"target": target[some], "known": known[some]}
 
 
+def of_rows(rows: dict[str, np.ndarray]) -> Lesson:
+    """Rows of the pool, as they are."""
+    length = rows["length"]
+    own = np.arange(rows["x"].shape[1]) < length[:, None]
+    rest = (rows[name] for name in ("blend", "paths", "target", "known"))
+    return Lesson(rows["x"][own], length, rows["carry"], np.arange(len(length)), length - 1, *rest)
+
+
 def together(lesson: Lesson, replayed: dict[str, np.ndarray]) -> Lesson:
     """A lesson with rows of the pool behind it."""
-    count = len(replayed["length"])
-    if not count:
+    if not len(replayed["length"]):
         return lesson
-    own = np.arange(replayed["x"].shape[1]) < replayed["length"][:, None]
-    chain = len(lesson.lengths) + np.arange(count)
-    return Lesson(
-        np.concatenate([lesson.x, replayed["x"][own]]),
-        np.concatenate([lesson.lengths, replayed["length"]]),
-        np.concatenate([lesson.carry, replayed["carry"]]),
-        np.concatenate([lesson.row, chain]),
-        np.concatenate([lesson.place, replayed["length"] - 1]),
-        np.concatenate([lesson.blend, replayed["blend"]]),
-        np.concatenate([lesson.paths, replayed["paths"]]),
-        np.concatenate([lesson.target, replayed["target"]]),
-        np.concatenate([lesson.known, replayed["known"]]),
-    )
+    behind = of_rows(replayed)
+    behind = behind._replace(row=behind.row + len(lesson.lengths))
+    return Lesson(*(np.concatenate([mine, theirs]) for mine, theirs in zip(lesson, behind, strict=True)))
 
 
 def stepped(descent: Descent, lesson: Lesson, levels: Tensor) -> Outcome:

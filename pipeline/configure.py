@@ -32,6 +32,7 @@ def config_of(settings: Settings) -> Config:
         ahead=settings.input.ahead,
         min_scores=settings.forecast.min_scores,
         rows=settings.learn.rows,
+        most_forgotten=settings.registry.most_forgotten,
         seed=settings.learn.seed,
         device=settings.learn.device,
         step_us=settings.series.step,

@@ -27,9 +27,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from models import course, training
 from models.course import Begin, Budget, Teacher, Trained
-from models.exam import examined, forgotten
+from models.exam import examined
 from models.learner import Config, Learner
 from models.past import Past, Scales, scales
+from models.regimes import forgotten
 from pipeline import history, lease, schedule
 from pipeline.configure import config_of, shape_of
 from pipeline.history import History, NoHistory

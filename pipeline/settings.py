@@ -155,7 +155,7 @@ class Learn(Section):
     optimiser: Optimiser = about("adamw, adam or sgd (with momentum)", "adamw")
     rate: Real | None = about("learning rate", None, shown="the model's own", gt=0, le=1)
     truncation: Count | None = about("steps that gradients flow back", None, shown="the model's own", ge=1)
-    replay: Count | None = about("replayed origins a learning instant", None, shown="the model's own", ge=0)
+    replay: Count | None = about("origins of long ago that are remembered to be learnt from again", None, shown="the model's own", ge=1)
     members: Count = about("networks in a mixture", 3, ge=1, le=12)
     learn_ahead: bool = about("learning runs after the forecasts that it must not delay", default=True)
     rows: Count = about("training rows a learning instant, at most", 2_048, ge=1)
@@ -189,7 +189,7 @@ class Registry(Section):
     least_instants: Count = about("steps that champion and challenger are compared on, at least", 240, ge=1)
     least_series: Count = about("series that they are compared on, at least", 1, ge=1)
     most_harm: Real = about("part by which a challenger may lose more on any one series", 0.1, ge=0)
-    most_forgotten: Real = about("part by which a challenger may lose more on an old regime of its history", 0.1, ge=0)
+    most_forgotten: Real = about("part by which a challenger, or a stream, may lose more on an old regime", 0.1, ge=0)
     forgetful: Forgetful = about("a challenger that has forgotten more is: tell (made, and told of) or refuse (not made)", "tell")
     shadow_for: Duration = about("how long a challenger, or a former champion, is compared (event time)", duration("30d"), gt=0)
 

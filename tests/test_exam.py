@@ -14,9 +14,10 @@ import torch
 
 from models import course
 from models.course import Begin, Budget
-from models.exam import REGIMES, STRETCHES, examined, forgotten
+from models.exam import examined
 from models.learner import Config, Learner
 from models.past import Past, Scales, scales
+from models.regimes import REGIMES, STRETCHES, forgotten
 from pipeline.configure import parameters_of
 from pipeline.registry import Because, Registry
 from pipeline.retrainer import text
