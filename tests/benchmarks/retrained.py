@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
+from pytorch_lightning import Callback
 
 from models.course import Begin, Budget, train
 from models.grid import Matrix
@@ -105,21 +106,29 @@ def ours(data: Set, seconds: float, seed: int, origins: np.ndarray) -> tuple[np.
     return said, trained.steps
 
 
+class Counted(Callback):  # type: ignore[misc]
+    steps = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.steps += 1
+
+
 def rival(data: Set, seconds: float, seed: int, origins: np.ndarray) -> tuple[np.ndarray, int]:
     from neuralforecast import NeuralForecast
     from neuralforecast.losses.pytorch import MAE
     from neuralforecast.models import LSTM
 
+    counted = Counted()
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     model = LSTM(
         h=HORIZON, input_size=240, encoder_hidden_size=HIDDEN, decoder_hidden_size=HIDDEN, max_steps=1_000_000, val_check_steps=50,
         early_stop_patience_steps=10, loss=MAE(), random_seed=seed, accelerator="cpu", devices=1, scaler_type="robust",
-        max_time={"seconds": seconds}, **quiet,
+        max_time={"seconds": seconds}, callbacks=[counted], **quiet,
     )  # fmt: skip
     end = data.train + data.watch
     forecaster = NeuralForecast(models=[model], freq=1)
     forecaster.fit(table(data, end), val_size=data.watch)
-    steps = int(forecaster.models[0].trainer.global_step)
+    steps = counted.steps
     said = np.stack([answer(forecaster, data, int(row) + 1) for row in origins])
     return said, steps
 
