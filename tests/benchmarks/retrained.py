@@ -106,11 +106,11 @@ def ours(data: Set, seconds: float, seed: int, origins: np.ndarray) -> tuple[np.
     return said, trained.steps
 
 
-class Counted(Callback):  # type: ignore[misc]
-    steps = 0
+class Counted(Callback):
+    steps = 0  # of the class: what counts is a copy of what was handed over
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.steps += 1
+        Counted.steps += 1
 
 
 def rival(data: Set, seconds: float, seed: int, origins: np.ndarray) -> tuple[np.ndarray, int]:
@@ -118,19 +118,18 @@ def rival(data: Set, seconds: float, seed: int, origins: np.ndarray) -> tuple[np
     from neuralforecast.losses.pytorch import MAE
     from neuralforecast.models import LSTM
 
-    counted = Counted()
+    Counted.steps = 0
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     model = LSTM(
         h=HORIZON, input_size=240, encoder_hidden_size=HIDDEN, decoder_hidden_size=HIDDEN, max_steps=1_000_000, val_check_steps=50,
         early_stop_patience_steps=10, loss=MAE(), random_seed=seed, accelerator="cpu", devices=1, scaler_type="robust",
-        max_time={"seconds": seconds}, callbacks=[counted], **quiet,
+        max_time={"seconds": seconds}, callbacks=[Counted()], **quiet,
     )  # fmt: skip
     end = data.train + data.watch
     forecaster = NeuralForecast(models=[model], freq=1)
     forecaster.fit(table(data, end), val_size=data.watch)
-    steps = counted.steps
     said = np.stack([answer(forecaster, data, int(row) + 1) for row in origins])
-    return said, steps
+    return said, Counted.steps
 
 
 def answer(forecaster: Any, data: Set, end: int) -> np.ndarray:
