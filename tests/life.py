@@ -1,7 +1,7 @@
 """The life of a model on a real broker, told as a story: python -m tests.life.
 
-New York's taxis, hour by hour, four stretches of seven weeks side by side; after four days the city lives seven hours later, and half as
-much again. The stream learns online, at a rate that somebody has set low: its weights hardly move, and the change is more than they follow.
+New York's taxis, hour by hour, four stretches of seven weeks side by side; after four days the city lives seven hours later, and twice as
+widely. The stream learns online, at a rate that somebody has set low: its weights hardly move, and the change is more than they follow.
 (At the usual rate online learning follows by itself, and a retraining on so little loses to it.) A retraining reads the topic, its version
 proves the better one in the shadow, and what comes afterwards is worse, or damaged, or put in charge by mistake. `tests/test_life_kafka.py`
 holds it to all of this.
@@ -33,7 +33,7 @@ from tests.instances import AT, BEGIN, HOUR, Instance, Sample, make_ours, server
 
 STRETCHES, PARTITIONS, DAY = 4, 2, 24
 DRIFT, HISTORY = 96, 384  # hours until the city changes, and until somebody retrains
-LATER, MORE = 7, 1.5  # hours that the day comes later by, and how much wider it swings
+LATER, MORE = 7, 2.0  # hours that the day comes later by, and how much wider it swings
 CAREFUL, USUAL = "0.00002", "0.002"  # rates: of the stream, and of the retraining
 NOISE = 0.3  # standard deviation of what is added to weights to make them bad
 NOT_SOONER = 240  # hours in the shadow before a kill
