@@ -331,7 +331,7 @@ class Spool:
         ends = table.group_by("code").agg(first=pl.min("at") // step, last=pl.max("at") // step).collect(engine="streaming")
         names = pl.Series([self._names[code] for code in ends["code"].to_list()], dtype=pl.String)
         ends = ends.with_columns(name=names).sort("name")
-        rank = np.zeros(len(self._names), np.int64)
+        rank = np.full(len(self._names), -1)  # of whom no cell was closed
         rank[ends["code"].to_numpy()] = np.arange(len(ends))
         width = 0 if self._outlooks is None else self._outlooks.plan.width
         book = Book(self._folder, ends["name"].to_list(), ends["first"].to_numpy(), ends["last"].to_numpy(), width)
@@ -388,7 +388,7 @@ class Book:
     def tell(self, series: np.ndarray, cells: np.ndarray, outlooks: np.ndarray) -> None:
         """What was known of covariates at cells; those of no value are nobody's."""
         place = cells - self._past.first[series]
-        there = (place >= 0) & (place < np.diff(self._past.start)[series])
+        there = (series >= 0) & (place >= 0) & (place < np.diff(self._past.start)[series])
         self._past.outlooks[(self._past.start[series] + place)[there]] = outlooks[there]
 
     def close(self, *, positions: dict[str, tuple[int, int]], left_out: int) -> History:
