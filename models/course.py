@@ -25,7 +25,7 @@ from models.learner import Learner
 from models.network import Ensemble
 from models.past import CHUNKS, DEPTH, LANES, Carries, Chunk, Past, Scales, chunks, drawn
 
-FEWEST, GROUPS = 4, 64  # of lanes, in a pass
+FEWEST, GROUPS, MOST = 4, 64, 1_000  # of lanes, in a pass
 WATCHED = 256  # lanes, at most, that say after each pass how good it is
 PASSES = 40
 PATIENCE = 5  # passes in which no network gained, after which it stops
@@ -182,11 +182,13 @@ class Lanes:
         self._deaf = min(DEPTH // 2, (until - self._first) // (4 * LAGS))
 
     def taught(self) -> Iterator[Chunk]:
-        """Of a pass, one at least: a pass of none would never be looked at."""
+        """Of a pass, one at least, if `MOST` draws find any: a pass of none would never be looked at."""
         rng = np.random.default_rng((self._seed, 1 + self._teacher.progress.passes))
         left = None if self._most is None else self._most - self._teacher.steps
         given, begun = 0, False  # counted here: chunks are asked for before they are taken
-        for _ in range(self._groups):
+        group = 0
+        while group < self._groups or (group < MOST and not begun):
+            group += 1
             series, begin = drawn(self._past, rng, LANES, begin=self._first, until=self._until)
             for chunk in self._chunks(series, begin, count=CHUNKS, known=self._until, deaf=self._deaf):
                 on = self._goes_on()

@@ -797,13 +797,13 @@ class Learner:
             with torch.no_grad():
                 return float(lesson.losses(network, lesson.of_rows(rows), self.levels).mean())
 
-        exam = self.regimes.ask(loss, share=self.config.most_forgotten)
+        exam, at = self.regimes.ask(loss, share=self.config.most_forgotten), self.regimes.at.copy()
         self.regimes.keep(self.replay, instants, loss, seed=self.config.seed)
         if exam is None:
             return []
         lost = np.flatnonzero(exam.lost)
         rise, error = (part[lost].round(4).tolist() for part in (exam.rise, exam.error))
-        said = {"instants": self.regimes.at[lost].tolist(), "rise": rise, "error": error}
+        said = {"instants": at[lost].tolist(), "rise": rise, "error": error}
         return [Decision("retrain", "old regimes are being forgotten", said)]
 
     def _drop_anchor(self, slot: np.ndarray, cell: np.ndarray, behind: Generation) -> None:

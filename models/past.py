@@ -182,9 +182,10 @@ def _shelf(past: Past, series: np.ndarray, begin: np.ndarray, *, form: Shape, co
     shelf.grow(len(series))
     lanes = np.arange(len(series))
     cells = begin[:, None] + np.arange(-behind, span)
-    where = lanes[:, None], cells % (behind + span)
-    shelf["closed"][where] = np.where(cells < known, past.read(series, cells), np.nan)
+    shelf["closed"][lanes[:, None], cells % (behind + span)] = np.where(cells < known, past.read(series, cells), np.nan)
     if form.known.number:
-        shelf["outlook"][where], shelf["outlook_of"][where] = past.outlook(series, cells), np.where(cells < known, cells, NEVER)
+        steps = cells[:, behind::LAGS]  # of the lanes: what was known is asked for nowhere else
+        where = lanes[:, None], steps % (behind + span)
+        shelf["outlook"][where], shelf["outlook_of"][where] = past.outlook(series, steps), np.where(steps < known, steps, NEVER)
     shelf["closed_newest"][lanes] = np.minimum(begin + span, known) - 1
     return shelf

@@ -267,6 +267,7 @@ class Spool:
     def __init__(self, folder: Path, step: int, outlooks: Outlooks | None) -> None:
         self._folder, self._step, self._outlooks = folder, step, outlooks
         self._known: list[Known] = []  # their slots are codes
+        self._waiting = 0  # numbers in them
         self._told: list[Path] = []
         self._names: list[str] = []
         self._codes: dict[str, int] = {}
@@ -297,12 +298,13 @@ class Spool:
 
     def _follow(self, samples: Sequence[Sample]) -> None:
         """Keep what was known at each of them, of whoever has their slots now."""
-        if self._outlooks is None:
+        if self._outlooks is None or not samples:
             return
         for known in self._outlooks.take(samples):
             codes = np.array([self._of[slot] for slot in known.slot.tolist()], np.int64)
             self._known.append(known._replace(slot=codes))
-        if sum(len(known.cell) for known in self._known) * self._outlooks.plan.width >= BATCH:
+            self._waiting += known.outlook.size
+        if self._waiting >= BATCH:
             self._put_down()
 
     def _put_down(self) -> None:
@@ -312,7 +314,7 @@ class Spool:
         slot, cell, outlook = (np.concatenate(parts) for parts in zip(*self._known, strict=True))
         np.savez(path, slot=slot, cell=cell, outlook=outlook)
         self._told.append(path)
-        self._known = []
+        self._known, self._waiting = [], 0
 
     def _flush(self) -> None:
         path = self._folder / f"spool-{len(self._parts):05}.parquet"

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +134,7 @@ class Run:
             learner = Learner(config)
             parent, begin = self._begin(job, learner)
             of = self._scales(past, config, until, bar)
+            told = partial(self._told, bar)
             trained = course.train(
                 learner,
                 past,
@@ -143,8 +145,8 @@ class Run:
                 clock=time.monotonic,
                 resume=self._checkpoint(),
                 saved=lambda teacher: self._save(teacher.state()),
-                told=lambda teacher: self._told(bar, teacher),
-                go=training.fit(lambda teacher: self._told(bar, teacher)),
+                told=told,
+                go=training.fit(told),
             )
         if trained is None:
             raise NoHistory(f"{end - first:,} steps of {len(past.key):,} series are too few to train on")

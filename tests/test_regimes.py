@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from arrivals import Stream, small
 
+from models import regimes
 from models.learner import Learner
 from models.regimes import CHAINS, REGIMES, STRETCHES, Regimes
 from models.replay import Replay
@@ -83,6 +84,13 @@ def test_a_stream_says_that_it_has_forgotten_how_it_was():
     assert [(d.cause, d.numbers["instants"][:1]) for d in said(stream)[:1]] == [("old regimes are being forgotten", [80])]
     assert said(stream)[0].numbers["rise"][0] > 0.1
     assert said(Stream(turning(at=STEPS), CONFIG).play()) == []
+
+
+def test_a_regime_that_makes_room_as_it_is_found_lost_is_named_as_it_was(monkeypatch):
+    monkeypatch.setattr(regimes, "REGIMES", 1)
+    found = said(Stream(turning(at=200), CONFIG).play())
+    assert found[0].numbers["instants"] == [160]  # at 320, when the one of 320 takes its place
+    assert found[0].numbers["rise"][0] > 0.1
 
 
 def test_a_restart_in_the_middle_says_the_same():
