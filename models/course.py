@@ -86,12 +86,9 @@ class Teacher:
         self.members, self.levels = learner.members, learner.levels
         self.descent = Descent(Ensemble(**plan["network"]).to(learner.device), **plan["descent"])
         if begin is not None:
-            for weights in (self.descent.weights, self.descent.average, self.descent.good[0]):
-                weights.copy_(torch.from_numpy(begin.weights))
+            moments = None if begin.moments is None else torch.from_numpy(begin.moments)
+            self.descent.take_over(torch.from_numpy(begin.weights), moments)
             self.descent.steps = WARM * self.descent.halving
-            if begin.moments is not None:
-                for mine, theirs in zip([*self.descent.moments, *self.descent.good[1:]], [*begin.moments, *begin.moments], strict=True):
-                    mine.copy_(torch.from_numpy(theirs))
         self.first_step = self.descent.steps
         self.kept = self.descent.average.clone()
         self.best = torch.full((self.members,), float("inf"))
@@ -171,8 +168,8 @@ class Lanes:
         self, past: Past, of: Scales, learner: Learner, *, until: int, teacher: Teacher, most: int | None, goes_on: Callable[[], bool]
     ) -> None:
         """`most` steps in all; `goes_on` is asked before each chunk."""
-        self._past, self._seed, self._until, self._teacher, self._goes_on = past, learner.config.seed, until, teacher, goes_on
-        self._most = most
+        self._past, self._seed, self._until, self._teacher, self._most = past, learner.config.seed, until, teacher, most
+        self.goes_on = goes_on
         self._first, self._end = int(past.first.min(initial=until)), int(past.last.max(initial=until)) + 1
         self._chunks = partial(chunks, past, of, form=learner.form)
         cells = int(np.clip(np.minimum(past.last + 1, until) - past.first, 0, None).sum())
@@ -186,12 +183,12 @@ class Lanes:
         rng = np.random.default_rng((self._seed, 1 + self._teacher.progress.passes))
         left = None if self._most is None else self._most - self._teacher.steps
         given, begun = 0, False  # counted here: chunks are asked for before they are taken
-        group = 0
-        while group < self._groups or (group < MOST and not begun):
-            group += 1
+        for group in range(MOST):
+            if begun and group >= self._groups:
+                return
             series, begin = drawn(self._past, rng, LANES, begin=self._first, until=self._until)
             for chunk in self._chunks(series, begin, count=CHUNKS, known=self._until, deaf=self._deaf):
-                on = self._goes_on()
+                on = self.goes_on()
                 if (begun and not on) or given == left:
                     return
                 begun = True
@@ -207,7 +204,7 @@ class Lanes:
         yield from self._chunks(series[order], begin[order], count=CHUNKS, known=self._end, since=self._until)
 
 
-def walk(teacher: Teacher, lanes: Lanes, _: torch.device) -> None:
+def walk(teacher: Teacher, lanes: Lanes) -> None:
     """Pass after pass until the teacher has enough."""
     if not teacher.progress.started:
         look(teacher, lanes)
@@ -237,7 +234,7 @@ def train(
     resume: dict[str, bytes] | None,
     saved: Callable[[Teacher], None],
     told: Callable[[Teacher], None],
-    go: Callable[[Teacher, Lanes, torch.device], None] = walk,
+    go: Callable[[Teacher, Lanes], None] = walk,
 ) -> Trained | None:
     """Train for a learner's settings on the cells before `until`, stop by those behind it; None: there is nothing to learn from.
 
@@ -265,7 +262,7 @@ def train(
     if resume is None and not all(any(c.whole.known.any() for c in part) for part in (lanes.taught(), lanes.watched())):
         return None
     if not teacher.progress.ended:
-        go(teacher, lanes, learner.device)
+        go(teacher, lanes)
     kept, moments = teacher.kept.cpu().numpy(), torch.stack(teacher.descent.moments).cpu().numpy()
     return Trained(kept, moments, float(teacher.best.sum()), teacher.steps, teacher.progress)
 

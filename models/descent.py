@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -66,6 +66,14 @@ class Descent:
         self.steps = 0
         self.bad = 0
         self.rate, self.least, self.halving, self.clip, self.rule = rate, least, halving, clip, rule
+
+    def take_over(self, weights: Tensor, moments: Iterable[Tensor] | None) -> None:
+        """Go on from these weights; `moments` None: with those that there are."""
+        for mine in (self.weights, self.average, self.good[0]):
+            mine.copy_(weights)
+        if moments is not None:
+            for mine, theirs in zip([*self.moments, *self.good[1:]], [*moments] * 2, strict=True):
+                mine.copy_(theirs)
 
     def _lie(self, state: Tensor) -> None:
         self.state = state

@@ -9,7 +9,7 @@ the series itself has shown so far. So two runs in which partitions interleave d
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -727,11 +727,7 @@ class Learner:
     def _put_in(self, incoming: Incoming) -> None:
         """Go on learning from these weights."""
         descent, self.version = self.descent, incoming.version
-        for mine in (descent.weights, descent.average, descent.good[0]):
-            mine.copy_(incoming.weights)
-        if incoming.moments is not None:
-            for mine, theirs in zip([*descent.moments, *descent.good[1:]], [*incoming.moments] * 2, strict=True):
-                mine.copy_(theirs)
+        descent.take_over(incoming.weights, incoming.moments)
         descent.bad, descent.steps = 0, max(descent.steps, descent.settled)
         self._chain = hashlib.sha256(f"{self._chain} {incoming.version}".encode()).hexdigest()
 
@@ -854,15 +850,12 @@ class Learner:
         self.learnt["served"][slots] = np.where(count >= needed, codes, scale.UNDECIDED)
         return [Decision(*d) for d in self.pool.decide(needed, mixed=mixed)]
 
-    def adopt(self, weights: torch.Tensor, moments: Sequence[torch.Tensor], steps: int) -> None:
+    def adopt(self, weights: torch.Tensor, moments: Iterable[torch.Tensor] | None, steps: int) -> None:
         """Weights that were learnt elsewhere serve from now on, and go on learning at the rate of an old stream.
 
         What had been found of the former ones is forgotten: evidence, widths, forecasts that wait for their value.
         """
-        for mine in (self.descent.weights, self.descent.average, self.descent.good[0]):
-            mine.copy_(weights)
-        for mine, theirs in zip([*self.descent.moments, *self.descent.good[1:]], [*moments] * 2, strict=True):
-            mine.copy_(theirs)
+        self.descent.take_over(weights, moments)
         self.descent.bad, self.descent.steps = 0, max(steps, self.descent.settled)
         self.version = hashlib.sha256(weights.cpu().numpy().tobytes()).hexdigest()[:16]
         self.versions, self.stagings = [(START, self.version)], []

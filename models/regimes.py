@@ -66,7 +66,7 @@ class Regimes:
         """What is lost now and had not been when it was asked last; None: nothing."""
         now = np.full_like(self.loss, np.nan)
         for k in np.flatnonzero(self.at).tolist():
-            now[k] = [loss({name: rows[k, part] for name, rows in self._rows.items()}) for part in stretches()]
+            now[k] = self._losses(k, loss)
         exam = forgotten(self.loss, now, share=share)
         fresh = exam.lost & ~self.lost
         self.lost = exam.lost
@@ -80,8 +80,12 @@ class Regimes:
         k = (times.bit_length() - 1) % REGIMES
         for name, column in pool.draw(STRETCHES * CHAINS, (seed, 3, instants)).items():
             self._rows[name][k] = column
-        self.loss[k] = [loss({name: rows[k, part] for name, rows in self._rows.items()}) for part in stretches()]
-        self.at[k], self.lost[k] = instants, False
+        self.loss[k], self.at[k], self.lost[k] = self._losses(k, loss), instants, False
+
+    def _losses(self, k: int, loss: Loss) -> list[float]:
+        """(M,) of a regime's stretches."""
+        parts = (slice(at, at + CHAINS) for at in range(0, STRETCHES * CHAINS, CHAINS))
+        return [loss({name: rows[k, part] for name, rows in self._rows.items()}) for part in parts]
 
     def state(self) -> dict[str, np.ndarray]:
         return {"loss": self.loss, "at": self.at, "lost": self.lost, **{f"row {name}": rows for name, rows in self._rows.items()}}
@@ -91,7 +95,3 @@ class Regimes:
         self.loss, self.at, self.lost = (columns[name].copy() for name in ("loss", "at", "lost"))
         for name, rows in self._rows.items():
             rows[:] = columns[f"row {name}"]
-
-
-def stretches() -> list[slice]:
-    return [slice(at, at + CHAINS) for at in range(0, STRETCHES * CHAINS, CHAINS)]

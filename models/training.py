@@ -64,24 +64,21 @@ class Data(pl.LightningDataModule):  # type: ignore[misc]
         return Again(self._lanes.watched)
 
 
-def fit(told: Callable[[Teacher], None]) -> Callable[[Teacher, Lanes, torch.device], None]:
+def fit(teacher: Teacher, lanes: Lanes) -> None:
     """What goes around in place of `course.walk`.
 
-    `told` is asked once more where Lightning saw SIGTERM: it answers the signal itself, with exit code 0, where it comes to it first.
+    Where Lightning has seen SIGTERM first it answers the signal itself, with exit code 0: so whether to go on is asked once more.
     """
-
-    def go(teacher: Teacher, lanes: Lanes, device: torch.device) -> None:
-        try:
-            around(Module(teacher), Data(lanes), teacher, device)
-        except SIGTERMException:
-            told(teacher)
-            raise
-
-    return go
+    try:
+        around(Module(teacher), Data(lanes), teacher)
+    except SIGTERMException:
+        lanes.goes_on()
+        raise
 
 
-def around(module: Module, data: Data, teacher: Teacher, device: torch.device) -> None:
+def around(module: Module, data: Data, teacher: Teacher) -> None:
     """Pass after pass until the teacher has enough."""
+    device = teacher.levels.device
     cuda = device.type == "cuda"
     trainer = pl.Trainer(
         accelerator="gpu" if cuda else "cpu",

@@ -69,7 +69,7 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
 
 def serve(learner: Learner, history: History, trained: Trained, *, until: int) -> None:
     """Put weights into service for what comes behind rows before `until`, which the learner has closed."""
-    learner.adopt(torch.from_numpy(trained.weights), [*torch.from_numpy(trained.moments)], trained.steps)
+    learner.adopt(torch.from_numpy(trained.weights), torch.from_numpy(trained.moments), trained.steps)
     _recall(learner, history, _shelf(learner, history), until)
 
 

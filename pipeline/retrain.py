@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -134,7 +133,6 @@ class Run:
             learner = Learner(config)
             parent, begin = self._begin(job, learner)
             of = self._scales(past, config, until, bar)
-            told = partial(self._told, bar)
             trained = course.train(
                 learner,
                 past,
@@ -145,8 +143,8 @@ class Run:
                 clock=time.monotonic,
                 resume=self._checkpoint(),
                 saved=lambda teacher: self._save(teacher.state()),
-                told=told,
-                go=training.fit(told),
+                told=lambda teacher: self._told(bar, teacher),
+                go=training.fit,
             )
         if trained is None:
             raise NoHistory(f"{end - first:,} steps of {len(past.key):,} series are too few to train on")

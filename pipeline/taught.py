@@ -93,7 +93,7 @@ def published(source: Published, config: Config) -> Taught | None:
         return None
     given = incoming(source._replace(version=version), config)
     learner = Learner(config)
-    learner.adopt(given.weights, [torch.zeros_like(given.weights)] * 2 if given.moments is None else [*given.moments], 0)
+    learner.adopt(given.weights, given.moments, 0)
     learner.start()
     return Taught(learner, START, version)
 

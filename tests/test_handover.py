@@ -34,7 +34,7 @@ def beginning_with(weights, values, **kwargs):
     """A stream whose learner begins with these weights, and all but keeps them."""
     config = small(**STILL)
     learner = Learner(config)
-    learner.adopt(weights, [torch.zeros_like(weights)] * 2, 0)
+    learner.adopt(weights, None, 0)
     learner.start()
     stream = Stream(values, config, learner=learner, **kwargs)
     for slot, key in zip(stream.slots.tolist(), stream.keys.tolist(), strict=True):

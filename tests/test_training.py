@@ -32,7 +32,7 @@ def history() -> tuple[Past, Scales]:
 def train(history: tuple[Past, Scales], *, steps: int | None = 40, config: Config = CONFIG, **more: Any) -> Trained:
     given: dict[str, Any] = {"resume": None, "saved": lambda _: None, "told": lambda _: None, "begin": None, "clock": lambda: 0.0}
     given |= {"budget": Budget(steps), **more}
-    found = course.train(Learner(config), *history, until=UNTIL, **{"go": training.fit(given["told"]), **given})
+    found = course.train(Learner(config), *history, until=UNTIL, **{"go": training.fit, **given})
     assert found is not None
     return found
 

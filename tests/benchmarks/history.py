@@ -96,7 +96,7 @@ def measure(where: str, folder: Path, steps: int) -> dict[str, float]:
     looked = time.perf_counter()
     trained = course.train(
         learner, past, of, until=until, begin=None, budget=course.Budget(steps), clock=time.perf_counter, resume=None,
-        saved=lambda _: None, told=lambda _: None, go=training.fit(lambda _: None),
+        saved=lambda _: None, told=lambda _: None, go=training.fit,
     )  # fmt: skip
     assert trained is not None
     done = time.perf_counter()

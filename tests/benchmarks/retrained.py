@@ -88,7 +88,7 @@ def ours(data: Set, seconds: float, seed: int, origins: np.ndarray) -> tuple[np.
     left = seconds - (time.perf_counter() - began)
     trained = train(
         Learner(config), past, of, until=data.train, begin=begin, budget=Budget(None, left), clock=time.perf_counter, resume=None,
-        saved=lambda _: None, told=lambda _: None, go=fit(lambda _: None),
+        saved=lambda _: None, told=lambda _: None, go=fit,
     )  # fmt: skip
     assert trained is not None
     names = tuple(f"{k:03}" for k in range(len(columns)))
