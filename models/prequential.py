@@ -15,10 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xxhash
 
-from models import covariates
-from models.carry import Memory
 from models.grid import Matrix
 from models.learner import START, Cells, Config, Decision, Learner, Step, Tells
+from models.outlooks import Outlooks
 from models.tally import NAIVE, Errors, Tally
 from models.warmup import History, Warmth, warm
 
@@ -199,18 +198,14 @@ class Prequential:
         out = np.full((rows, len(self.slots), known.width), np.nan, np.float16)
         if not known.number:
             return out
-        m = Memory(covariates.columns(known, 1))
-        m.grow(len(self.slots))
-        before = np.full(len(self.slots), np.nan)
+        outlooks = Outlooks(known)
+        for slot in self.slots.tolist():
+            outlooks.admit(slot)
         for row in range(rows):
-            covariates.tell(m, known, self._tells(row))
-            values = self.values[row]
-            at = np.flatnonzero(~np.isnan(values))
-            with np.errstate(over="ignore"):
-                change = (values - before)[at]
+            outlooks.tell(self._tells(row))
+            at = np.flatnonzero(~np.isnan(self.values[row]))
             if at.size:
-                out[row, at] = covariates.look(m, known, at, np.full(len(at), self.matrix.first + row), change)
-            before = values
+                _, out[row, at] = outlooks.look(at, np.full(len(at), self.matrix.first + row), self.values[row, at])
         return out
 
     def _arrive(self, row: int, heard: Callable[[int, np.ndarray, Step], None] | None) -> None:

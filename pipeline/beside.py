@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models import covariates
-from models.carry import NEVER, Memory
 from models.covariates import Plan, Tells
+from models.outlooks import Outlooks
 from pipeline.events import Sample
 
 
@@ -44,17 +43,12 @@ class Known(NamedTuple):
     outlook: np.ndarray  # (N, W) float16
 
 
-class Outlooks:
-    """Follows a history's samples as a stream's learner does, and says what it would have known at each observed cell."""
+class Samples:
+    """Follows a history's samples, and says what a stream's learner would have known at each observed cell."""
 
     def __init__(self, plan: Plan, step_us: int, names: Sequence[str], ahead: Sequence[str]) -> None:
-        self.plan, self._step, self._names, self._ahead = plan, step_us, names, ahead
-        self._memory = Memory({"newest": (np.int64, (), NEVER), "value": (np.float64, (), np.nan), **covariates.columns(plan, 1)})
-
-    def admit(self, slot: int) -> None:
-        """A new series takes a slot."""
-        self._memory.grow(slot + 1)
-        self._memory.clear(np.array([slot]))
+        self._outlooks, self._step, self._names, self._ahead = Outlooks(plan), step_us, names, ahead
+        self.width, self.admit = plan.width, self._outlooks.admit
 
     def take(self, samples: Sequence[Sample]) -> Iterator[Known]:
         """In their order."""
@@ -69,16 +63,10 @@ class Outlooks:
 
     def _known(self, batch: list[Sample]) -> Iterator[Known]:
         """Of samples of as many series."""
-        m = self._memory
         if any(sample.told for sample in batch):
-            covariates.tell(m, self.plan, tells(batch, self._step, self._names, self._ahead))
-        slot = np.array([sample.slot for sample in batch])
-        cell, value = np.array([sample.cell // self._step for sample in batch]), np.array([sample.value for sample in batch])
-        new = np.flatnonzero(cell > m["newest"][slot])
-        slot, cell, value = slot[new], cell[new], value[new]
-        with np.errstate(over="ignore", invalid="ignore"):
-            change = np.where(m["newest"][slot] == cell - 1, value - m["value"][slot], np.nan)
-        outlook = covariates.look(m, self.plan, slot, cell, change)
-        m["newest"][slot], m["value"][slot] = cell, value
-        there = ~np.isnan(value)
-        yield Known(slot[there], cell[there], outlook[there])
+            self._outlooks.tell(tells(batch, self._step, self._names, self._ahead))
+        slot, value = np.array([sample.slot for sample in batch]), np.array([sample.value for sample in batch])
+        cell = np.array([sample.cell // self._step for sample in batch])
+        new, outlook = self._outlooks.look(slot, cell, value)
+        there = ~np.isnan(value[new])
+        yield Known(slot[new][there], cell[new][there], outlook[there])

@@ -19,7 +19,7 @@ import xxhash
 
 from models.covariates import planned
 from models.past import Past
-from pipeline.beside import Known, Outlooks
+from pipeline.beside import Known, Samples
 from pipeline.configure import config_of, rules_of
 from pipeline.decode import LARGEST, Decoder, asked, shape_of
 from pipeline.events import NEVER, Admit, Close, Decision, Event, Sample
@@ -252,19 +252,19 @@ def _gathered(
     return spool.close(positions=said, left_out=ledger["rejected"] + ledger["late"])
 
 
-def outlooks_of(settings: Settings) -> Outlooks | None:
+def outlooks_of(settings: Settings) -> Samples | None:
     """None: there are no covariates."""
     config = config_of(settings)
     if not config.covariates:
         return None
     plan = planned(config.covariates, config.ahead, config.horizon)
-    return Outlooks(plan, settings.series.step, config.covariates, config.ahead)
+    return Samples(plan, settings.series.step, config.covariates, config.ahead)
 
 
 class Spool:
     """Closed cells, written to Parquet as they come: where a series begins and ends is known behind the last."""
 
-    def __init__(self, folder: Path, step: int, outlooks: Outlooks | None) -> None:
+    def __init__(self, folder: Path, step: int, outlooks: Samples | None) -> None:
         self._folder, self._step, self._outlooks = folder, step, outlooks
         self._known: list[Known] = []  # their slots are codes
         self._waiting = 0  # numbers in them
@@ -335,7 +335,7 @@ class Spool:
         ends = ends.with_columns(name=names).sort("name")
         rank = np.full(len(self._names), -1)  # of whom no cell was closed
         rank[ends["code"].to_numpy()] = np.arange(len(ends))
-        width = 0 if self._outlooks is None else self._outlooks.plan.width
+        width = 0 if self._outlooks is None else self._outlooks.width
         book = Book(self._folder, ends["name"].to_list(), ends["first"].to_numpy(), ends["last"].to_numpy(), width)
         for path in self._parts:
             rows = pl.read_parquet(path)

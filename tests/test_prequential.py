@@ -10,7 +10,7 @@ import pytest
 import xxhash
 from arrivals import small, wavy
 
-from models import course, prequential
+from models import course, covariates, prequential
 from models.grid import Matrix
 from models.learner import START, Cells, Learner
 from models.prequential import Prequential, Split
@@ -373,7 +373,7 @@ def test_the_warm_up_knows_of_each_row_what_its_forecast_will_know(monkeypatch):
     given = []
     inner = prequential.warm
     monkeypatch.setattr(prequential, "warm", lambda learner, history, **kwargs: given.append(history) or inner(learner, history, **kwargs))
-    made, look = {}, prequential.covariates.look
+    made, look = {}, covariates.look
 
     def noted(m, plan, slot, cell, change):
         out = look(m, plan, slot, cell, change)
@@ -381,7 +381,7 @@ def test_the_warm_up_knows_of_each_row_what_its_forecast_will_know(monkeypatch):
             made.update({(int(c) - FIRST, int(s)): row.tobytes() for s, c, row in zip(slot, cell, out, strict=True)})
         return out
 
-    monkeypatch.setattr(prequential.covariates, "look", noted)
+    monkeypatch.setattr(covariates, "look", noted)
     running, _ = with_covariates()
     (history,) = given
     assert history.outlooks.shape == (40, 2, running.learner.form.known.width)
