@@ -181,8 +181,10 @@ class Gather:
 
     def _settle(self, part: Partition, raw: Raw, now: float) -> None:
         """A record is done: an instant may pass."""
-        if self.slowest is None or (part is self.slowest and part.clock >= self.gate):
-            part.position = raw.offset + 1
+        behind = raw.offset + 1
+        due = part is self.slowest and part.clock >= self.gate
+        if self.slowest is None or due or (self.repeating and self._decided(part.source, behind)):
+            part.position = behind
             self._advance(now)
 
     def _join(self, part: Partition) -> None:
@@ -435,8 +437,11 @@ class Gather:
 
     def _waiting(self, part: Partition) -> bool:
         """Repeating: it stands where the record of an earlier run says that an instant passed first."""
-        known = self.known[part.source]
-        return bool(known) and part.position == known[0].position
+        return self._decided(part.source, part.position)
+
+    def _decided(self, source: Source, position: int | None) -> bool:
+        known = self.known[source]
+        return bool(known) and position == known[0].position
 
     def _excluded(self, part: Partition) -> bool:
         return part.idle or part.rejoining or (self.repeating and self._waiting(part))
@@ -445,7 +450,7 @@ class Gather:
         """Below it everything has come: the smallest clock of the partitions that hold, less the disorder allowed."""
         slowest = min((q for q in self.parts.values() if not self._excluded(q)), key=_clock, default=None)
         mark = (max(map(_clock, self.parts.values()), default=START) if slowest is None else slowest.clock) - self.rules.disorder
-        self.slowest = None if self.repeating else slowest
+        self.slowest = slowest
         if self.repeating:
             for q in self.parts.values():
                 if q.rejoining and not self._waiting(q):

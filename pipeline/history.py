@@ -272,7 +272,7 @@ class Spool:
         self._names: list[str] = []
         self._codes: dict[str, int] = {}
         self._of: dict[int, int] = {}  # slot -> code of who has it now
-        self._rows: list[tuple[int, int, float]] = []
+        self._rows: tuple[list[int], list[int], list[float]] = [], [], []  # codes, cells, values
         self._parts: list[Path] = []
 
     def take(self, events: Sequence[Event]) -> None:
@@ -291,9 +291,13 @@ class Spool:
                         self._names.append(name)
                     self._of[slot] = code
                 case Close():
-                    self._rows += [(self._of[slot], cell, value) for slot, cell, value in event.cells]
+                    codes, cells, values = self._rows
+                    for slot, cell, value in event.cells:
+                        codes.append(self._of[slot])
+                        cells.append(cell)
+                        values.append(value)
         self._follow(samples)
-        if len(self._rows) >= BATCH:
+        if len(self._rows[0]) >= BATCH:
             self._flush()
 
     def _follow(self, samples: Sequence[Sample]) -> None:
@@ -319,12 +323,12 @@ class Spool:
     def _flush(self) -> None:
         path = self._folder / f"spool-{len(self._parts):05}.parquet"
         schema = {"code": pl.Int64, "at": pl.Int64, "value": pl.Float64}
-        pl.DataFrame(self._rows, schema=schema, orient="row").write_parquet(path)
+        pl.DataFrame(dict(zip(schema, self._rows, strict=True)), schema=schema).write_parquet(path)
         self._parts.append(path)
-        self._rows = []
+        self._rows = [], [], []
 
     def close(self, *, positions: dict[str, tuple[int, int]], left_out: int) -> History:
-        if self._rows:
+        if self._rows[0]:
             self._flush()
         if not self._parts:
             raise NoHistory(NOTHING)

@@ -35,6 +35,7 @@ class Retrainer:
         for name in ("pytorch_lightning", "lightning"):
             logging.getLogger(name).setLevel(logging.ERROR)  # which devices there are, and what one could buy
         torch.set_num_threads(1)  # small steps wait for each other
+        operate.look_less_for_garbage()
         self._asked, self._report, self._stop, self._tell = asked, report, stop, tell
         self._console = Console(stderr=True)
         settings = asked.settings

@@ -74,8 +74,10 @@ def measure(where: str, folder: Path, steps: int) -> dict[str, float]:
     from models.past import scales
     from pipeline import history
     from pipeline.configure import config_of
+    from pipeline.operate import look_less_for_garbage
     from pipeline.settings import Settings
 
+    look_less_for_garbage()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     files = where.endswith(".parquet")
