@@ -7,8 +7,10 @@ too. What comes of either lies in a folder: a value a cell, series by series, an
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -272,7 +274,8 @@ class Spool:
         self._names: list[str] = []
         self._codes: dict[str, int] = {}
         self._of: dict[int, int] = {}  # slot -> code of who has it now
-        self._rows: tuple[list[int], list[int], list[float]] = [], [], []  # codes, cells, values
+        self._rows = rows()
+        self._first, self._last = (np.zeros(0, np.int64) for _ in range(2))  # time of each code's first and last cell
         self._parts: list[Path] = []
 
     def take(self, events: Sequence[Event]) -> None:
@@ -322,25 +325,35 @@ class Spool:
 
     def _flush(self) -> None:
         path = self._folder / f"spool-{len(self._parts):05}.parquet"
-        schema = {"code": pl.Int64, "at": pl.Int64, "value": pl.Float64}
-        pl.DataFrame(dict(zip(schema, self._rows, strict=True)), schema=schema).write_parquet(path)
+        code, at, value = map(np.asarray, self._rows)
+        self._grow()
+        np.minimum.at(self._first, code, at)
+        np.maximum.at(self._last, code, at)
+        pl.DataFrame({"code": code, "at": at, "value": value}).write_parquet(path)
         self._parts.append(path)
-        self._rows = [], [], []
+        self._rows = rows()
+        gc.collect()  # a client's cycles hold what it has fetched
+
+    def _grow(self) -> None:
+        """Room for every name; of whoever has no cell the first is behind the last."""
+        more = len(self._names) - len(self._first)
+        self._first = np.concatenate([self._first, np.full(more, NEVER)])
+        self._last = np.concatenate([self._last, np.full(more, -NEVER)])
 
     def close(self, *, positions: dict[str, tuple[int, int]], left_out: int) -> History:
         if self._rows[0]:
             self._flush()
+        self._grow()
         if not self._parts:
             raise NoHistory(NOTHING)
         step = self._step
-        table = pl.scan_parquet([str(path) for path in self._parts])
-        ends = table.group_by("code").agg(first=pl.min("at") // step, last=pl.max("at") // step).collect(engine="streaming")
-        names = pl.Series([self._names[code] for code in ends["code"].to_list()], dtype=pl.String)
-        ends = ends.with_columns(name=names).sort("name")
+        there = np.flatnonzero(self._first <= self._last)
+        names = pl.DataFrame({"code": there, "name": [self._names[code] for code in there.tolist()]}).sort("name")
         rank = np.full(len(self._names), -1)  # of whom no cell was closed
-        rank[ends["code"].to_numpy()] = np.arange(len(ends))
+        code = names["code"].to_numpy()
+        rank[code] = np.arange(len(code))
         width = 0 if self._outlooks is None else self._outlooks.width
-        book = Book(self._folder, ends["name"].to_list(), ends["first"].to_numpy(), ends["last"].to_numpy(), width)
+        book = Book(self._folder, names["name"].to_list(), self._first[code] // step, self._last[code] // step, width)
         for path in self._parts:
             rows = pl.read_parquet(path)
             book.write(rank[rows["code"].to_numpy()], rows["at"].to_numpy() // step, rows["value"].to_numpy())
@@ -354,6 +367,11 @@ class Spool:
         for path in self._parts:
             path.unlink()
         return found
+
+
+def rows() -> tuple[array[int], array[int], array[float]]:
+    """Codes, times of cells and values of none: lists of as many numbers would take four times the room."""
+    return array("q"), array("q"), array("d")
 
 
 # What is kept
