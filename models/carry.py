@@ -124,7 +124,7 @@ def memory(
             "changes": (np.int64, (), 0),  # one-step changes that the scale has seen
             "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale
             "naive_count": (np.uint16, (3, horizon), 0),
-            "long": (np.float32, (several(horizon),), 0),  # the least of them as it has been for long, by group of leads
+            "long": (np.float64, (several(horizon),), 0),  # the least of them for long, in the series' own units, by group of leads
             "evidence": (np.float32, (6, horizon), 0),  # the same of what was forecast: model, seasonal naive, last value; and squared
             "evidence_count": (np.uint16, (horizon,), 0),
             "loss": (

@@ -35,7 +35,7 @@ from models.inputs import CLIP, LAGS, View
 from models.mixture import groups
 from models.network import Ensemble, Flat
 from models.regimes import Regimes
-from models.replay import Replay, Waiting, mixed
+from models.replay import EACH, Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
 
 __all__ = ["REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learner", "Step", "Tells"]
@@ -72,7 +72,7 @@ class Config:
     rate: float | None = None  # None: the optimiser's own
     least_rate: float | None = None  # None: a twentieth of it
     halving: int = 300  # steps over which the rate falls
-    replay: int = 4000  # rows of the pool
+    replay: int = 4000  # instants that the pool remembers
     replayed: int = 32  # of them a learning instant repeats
     rows: int = 2048  # chains a learning instant learns from, at most
     most_forgotten: float = 0.1  # part by which it may lose more on an old regime before it says so
@@ -223,7 +223,7 @@ class Learner:
         self.pending = score.Pending(score.scored(config.horizon, len(self.tails), self.others.judged))
         self.outlooks = score.Pending(covariates.kinds(known))
         sizes = {"depth": config.truncation, "members": self.members, "hidden": config.hidden}
-        self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=config.replay)
+        self.replay = Replay(lesson.table(form=self.form, **sizes), capacity=EACH * config.replay)
         self.regimes = Regimes(lesson.table(form=self.form, **sizes), every=config.replay)
         self.drift = self._drift()
         self.waiting = Waiting(lesson.waiting(form=self.form, **sizes))
@@ -754,7 +754,7 @@ class Learner:
         rows["naive"] = self.pool.naively(m, slot, residual)
         unit = inputs.units(rows["naive"].astype(np.float32))
         today = np.add.reduceat(unit, self.firsts, 1) / self.leads
-        m["long"][slot], rows["lasting"] = scale.last(m["long"][slot], m["changes"][slot], today)
+        m["long"][slot], rows["lasting"] = scale.last(m["long"][slot], m["changes"][slot], today * size[:, None])
         found = self.pending.find(slot, cell)
         had = np.flatnonzero(found >= 0)
         if had.size:

@@ -11,7 +11,8 @@ import numpy as np
 
 from models.carry import NEVER
 
-FILLING = 8  # rows that an instant puts into a pool that is not full; then one, so that it remembers as many instants as it has rows
+EACH = 3  # rows of an instant in a pool that is full: of one each, long leads learn by heart what comes 32 times (LOG 2026-11-26)
+FILLING = 8  # in one that is not
 
 
 class Replay:
@@ -28,7 +29,7 @@ class Replay:
     @property
     def wanted(self) -> int:
         """Rows of an instant that it has room for."""
-        return FILLING if self.put < self.capacity else 1
+        return FILLING if self.put < self.capacity else EACH
 
     def add(self, rows: dict[str, np.ndarray]) -> None:
         """Put rows in; the oldest make room."""

@@ -106,10 +106,10 @@ def usable(scale: np.ndarray, level: np.ndarray, relative: float) -> np.ndarray:
 
 
 def last(long: np.ndarray, changes: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What units (N, G) have been for long, after one more of each; and that as a multiple of today's, which networks measure in.
+    """What units (N, G) have been for long, after one more of each, in the series' own; and that as a multiple of today's.
 
-    Scales follow a storm within days, and so does how errors grow with the lead; networks that measured in both lost 1 to 2 % after
-    each. But where a series is no longer what it was, today's are what there is: hence `WITHIN`.
+    Networks measure in what lasts. Scales follow a storm within days, and so does how errors grow with the lead; networks that measured
+    in both lost 1 to 2 % after each. But where a series is no longer what it was, today's are what there is: hence `WITHIN`.
     """
     long = mean(long, changes[:, None], unit, LASTING)
     return long, np.clip(long / unit, 1 / WITHIN, WITHIN)

@@ -21,6 +21,7 @@ from models.generation import Generation
 from models.inputs import LAGS
 from models.learner import Learner
 from models.past import DEPTH, Past, Scales
+from models.replay import EACH
 
 
 class History(NamedTuple):
@@ -130,7 +131,7 @@ def _recall(learner: Learner, history: History, shelf: Memory, until: int) -> No
             continue
         _follow(learner, then, shelf, ("anchor", "anchored"), history, back)
         if row > remembered:
-            of = learner.series(np.random.default_rng((learner.config.seed, row)).choice(slots, 1))
+            of = learner.series(np.random.default_rng((learner.config.seed, row)).choice(slots, min(EACH, len(slots)), replace=False))
             end = np.full(len(of.slot), history.first + row - 1)
             shelf["closed_newest"][slots] = history.first + row
             now, origins = lesson.chains(shelf, of, end, depth=depth, origins=1, form=learner.form)

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.replay import Replay, Waiting, mixed
+from models.replay import EACH, FILLING, Replay, Waiting, mixed
 
 TABLE = {"a": (np.int64, ())}
 
@@ -17,6 +17,15 @@ def test_the_pool_keeps_the_newest_rows(sizes):
         put += rows.tolist()
         pool.add({"a": rows})
     assert sorted(pool.state()["a"].tolist()) == put[-8:]
+
+
+def test_a_pool_that_is_full_remembers_as_many_instants_as_it_was_made_for():
+    instants = 20
+    pool = Replay(TABLE, capacity=EACH * instants)
+    for instant in range(100):
+        assert pool.wanted == (FILLING if len(pool) < pool.capacity else EACH)
+        pool.add({"a": np.full(pool.wanted, instant)})
+    assert np.unique(pool.state()["a"]).tolist() == [*range(80, 100)]
 
 
 def test_draws_depend_on_the_seed_alone():

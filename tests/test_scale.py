@@ -57,6 +57,27 @@ def test_one_outlier_does_not_hide_what_follows():
     assert track([1.0] * 50 + [1e300] + [1.0] * 10) < 1.3
 
 
+def units_that_last(units):
+    """What networks measure in, after each of these units of one series."""
+    long, out = np.zeros((1, 1)), []
+    for count, unit in enumerate(units, 1):
+        long, lasting = scale.last(long, np.array([count]), np.array([[unit]]))
+        out.append(unit * float(lasting[0, 0]))
+    return np.array(out)
+
+
+def test_a_storm_does_not_move_what_networks_measure_in():
+    calm, storm = [1.0] * 5_000, [3.0] * 200
+    found = units_that_last([*calm, *storm, *calm])
+    assert abs(found - 1).max() < 0.1
+
+
+def test_a_series_that_is_no_longer_what_it_was_is_measured_by_what_it_is():
+    found = units_that_last([*[1.0] * 5_000, *[100.0] * 50, *[0.01] * 50])
+    np.testing.assert_allclose(found[5_000:5_050], 100 / scale.WITHIN)
+    np.testing.assert_allclose(found[5_050:], 0.01 * scale.WITHIN)
+
+
 def test_a_new_size_of_changes_is_learnt():
     assert 40 < track([1.0] * 100 + [50.0] * 3000) <= 50
 
