@@ -137,16 +137,13 @@ def joined(slot: np.ndarray, cell: np.ndarray) -> np.ndarray:
 # half of this. It is believed until a third of that part is left.
 ENTER = 0.010
 LEAVE = ENTER / 3
-# A mixture has the naive forecasts among its experts, and where nothing else has skill comes down to them: to serve it costs little,
-# and to take it away for what a few hundred scores say cost 1 % on ETTh2 at lead 1 (LOG 2026-11-26). What it must win is this part over
-# the root of the scores that are remembered, and more by the fourth root of lead; it is believed until nothing of that is left.
-SURE = 0.07
-YOUNG = 3.0  # evidence counts newer scores more from the start: a model's first errors are not its later ones
+# A mixture has the last value among its experts, and on a random walk comes down to it: what it wins is not noise that soon.
+MIXED = 0.007
 
 
-def rates(horizon: int, *, mixed: bool) -> np.ndarray:
-    """(H,) rates of forgetting in the evidence: 200 scores at lead 1, 580 at lead 24, whose errors overlap; a mixture's 5 times as many."""
-    return np.asarray((0.001 if mixed else 0.005) * np.arange(1, horizon + 1) ** (-1 / 3))
+def rates(horizon: int) -> np.ndarray:
+    """(H,) rates of forgetting in the evidence: 200 scores at lead 1, 580 at lead 24, whose errors overlap."""
+    return np.asarray(0.005 * np.arange(1, horizon + 1) ** (-1 / 3))
 
 
 def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, needed: int, mixed: bool) -> np.ndarray:
@@ -160,11 +157,8 @@ def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, neede
     better = np.where(seasonal < last, SEASONAL, LAST)
     serving = (before & 3) == NET
     leads = np.arange(1, net.shape[-1] + 1)
-    if mixed:
-        remembered = np.clip(count / YOUNG, 1, 1 / rates(len(leads), mixed=True))
-        margin = np.where(serving, 0.0, SURE * leads**0.25 / np.sqrt(remembered))
-    else:
-        margin = ENTER * np.sqrt(leads) * np.where(serving, LEAVE / ENTER, 1.0)
+    enter = MIXED * leads**0.25 if mixed else ENTER * np.sqrt(leads)
+    margin = enter * np.where(serving, LEAVE / ENTER, 1.0)
     beaten = [(net < b * (1 - margin)) | (squared[0] < s * (1 - 2 * margin)) for b, s in ((seasonal, squared[1]), (last, squared[2]))]
     skilled, cold = beaten[0] & beaten[1], count < needed
     # The naive forecast that is better by its absolute error, unless it is the other one that cannot be beaten
