@@ -343,7 +343,6 @@ class Spool:
     def close(self, *, positions: dict[str, tuple[int, int]], left_out: int) -> History:
         if self._rows[0]:
             self._flush()
-        self._grow()
         if not self._parts:
             raise NoHistory(NOTHING)
         step = self._step
