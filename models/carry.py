@@ -125,7 +125,7 @@ def memory(
             "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale
             "naive_count": (np.uint16, (3, horizon), 0),
             "long": (np.float64, (several(horizon),), 0),  # the least of them for long, in the series' own units, by group of leads
-            "evidence": (np.float32, (6, horizon), 0),  # the same of what was forecast: model, seasonal naive, last value; and squared
+            "evidence": (np.float32, (6, horizon), 0),  # errors of model, seasonal naive, last value, in naive ones for long; and squared
             "evidence_count": (np.uint16, (horizon,), 0),
             "loss": (
                 np.float32,

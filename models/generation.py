@@ -25,8 +25,7 @@ from models.mixture import Weights, groups
 WIDEN = 0.2  # of all series together; of few of them less, one says too little
 FEW = 3  # series: of as many, it is root 1/2 of that
 STRETCH = 0.02  # of one series
-YOUNG = 3.0  # evidence counts newer scores more from the start: the network's first errors are not its later ones
-BELIEVED = 0.999  # a season that was said is tried as soon as there is a season before: without any evidence it wins by this
+BELIEVED = 0.98  # a season that was said is tried as soon as there is a season before: without any evidence it wins by this
 AGILE = 0.02  # rate at which what is usual for a series' errors is forgotten: 50 instants, and half of a band follows a new variance
 PRIOR = 4.0  # scores that `scale.OFF` is worth
 LEAST_OFF = 0.01  # naive errors: of errors that are all but none, too, there are quantiles
@@ -182,10 +181,12 @@ class Pool:
             fresh[:, group] = np.where(each > 0, off[:, group] + (mean - off[:, group]) * rate, off[:, group])
         return np.asarray(np.maximum(fresh, LEAST_OFF))
 
-    def weigh(self, memory: Memory, slot: np.ndarray, errors: np.ndarray, under: np.ndarray, stretch: np.ndarray) -> np.ndarray:
-        """Learn from scores: evidence (absolute errors (N, 3, H), NaN: none) and coverage (under (N, Q, H), see `models.score.Pending`).
+    def weigh(
+        self, memory: Memory, slot: np.ndarray, errors: np.ndarray, under: np.ndarray, stretch: np.ndarray, *, mixed: bool
+    ) -> np.ndarray:
+        """Learn from scores: evidence (see `models.score.choose`) and coverage (under (N, Q, H), see `models.score.Pending`).
 
-        Returns the series' stretches (N, 2, H).
+        `errors` (N, 3, H) absolute, in naive ones as they have been for long; NaN: none. Returns the series' stretches (N, 2, H).
         """
         known = ~np.isnan(errors[:, 0])
         count = np.minimum(memory["evidence_count"][slot] + known, MANY)
@@ -193,15 +194,13 @@ class Pool:
         net, seasonal, last = (errors[:, k] for k in (score.NET, score.SEASONAL, score.LAST))
         errors = np.nan_to_num(np.stack([net, np.where(np.isnan(seasonal), BELIEVED * last, seasonal), last], 1))
         errors = np.concatenate([errors, errors * errors], 1)
-        own = memory["evidence"][slot]
-        memory["evidence"][slot] = np.where(
-            known[:, None], scale.mean(own, count[:, None] / YOUNG, errors, score.rates(errors.shape[2])), own
-        )
+        own, rates = memory["evidence"][slot], score.rates(errors.shape[2], mixed=mixed)
+        memory["evidence"][slot] = np.where(known[:, None], scale.mean(own, count[:, None] / score.YOUNG, errors, rates), own)
         memory["evidence_count"][slot] = count
         total = known.sum(0)
         self.evidence_count += total
         batch = errors.sum(0) / np.maximum(total, 1)
-        mean = scale.mean(self.evidence, self.evidence_count / np.maximum(total, 1) / YOUNG, batch, score.rates(errors.shape[2]))
+        mean = scale.mean(self.evidence, self.evidence_count / np.maximum(total, 1) / score.YOUNG, batch, rates)
         self.evidence = np.where(total > 0, mean, self.evidence)
         return self._cover(under, stretch)
 

@@ -759,8 +759,10 @@ class Learner:
         had = np.flatnonzero(found >= 0)
         if had.size:
             errors, under = self.pending.columns["error"][found[had]], self.pending.columns["under"][found[had]]
-            self._compare(slot[had], errors[:, 0], self.pending.columns["held"][found[had]])
-            stretch = self.pool.weigh(m, slot[had], np.abs(errors), under, scale.factor(rows["stretch"][had]))
+            long = errors / (unit[had] * rows["lasting"][had][:, self.group])[:, None]
+            self._compare(slot[had], long[:, 0], self.pending.columns["held"][found[had]])
+            mixed = self.config.model in MIXTURES
+            stretch = self.pool.weigh(m, slot[had], np.abs(long), under, scale.factor(rows["stretch"][had]), mixed=mixed)
             rows["stretch"][had] = scale.in_steps(stretch, cell[had])
             said, met = (self.pending.columns[name][found[had]].astype(np.float64) for name in ("said", "actual"))
             error = -errors[:, 0] / unit[had]

@@ -15,7 +15,7 @@ def codes_after(scores, *, net, seasonal, last):
     memory = {"evidence": np.zeros((1, 6, 1)), "evidence_count": np.zeros((1, 1), np.int64)}
     for k in range(scores):
         errors = np.array([[[net], [seasonal[k % len(seasonal)]], [last]]])
-        pool.weigh(memory, np.array([0]), errors, np.zeros((1, 2, 1), np.int8), np.ones((1, 2, 1)))
+        pool.weigh(memory, np.array([0]), errors, np.zeros((1, 2, 1), np.int8), np.ones((1, 2, 1)), mixed=True)
     pool.decide(30, mixed=True)
     by, _, better = decode(pool.served)
     return int(better[0]), int(by[0])

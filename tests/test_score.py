@@ -55,12 +55,12 @@ def test_bands_are_the_pairs_of_levels_around_the_median():
 EXPERTS = ("net", *BASELINES)
 
 
-def judged(net, seasonal, last, *, count=100, before=None, squared=None):
+def judged(net, seasonal, last, *, count=100, before=None, squared=None, mixed=False):
     evidence = np.array([[net], [seasonal], [last]] * 2, float)
     if squared is not None:
         evidence[3:, 0] = squared
     start = code(np.array([LAST]), np.array([COLD]), np.array([LAST])) if before is None else before
-    codes = choose(evidence, np.array([count]), start, needed=30, mixed=False)
+    codes = choose(evidence, np.array([count]), start, needed=30, mixed=mixed)
     by, reason, _ = decode(codes)
     return EXPERTS[by[0]], REASONS[reason[0]], codes
 
@@ -78,6 +78,19 @@ def test_a_hair_of_skill_is_not_believed_and_does_not_cost_the_place():
     serving = judged(0.9, 1.2, 1.0, before=waiting)[2]
     assert judged(0.995, 1.2, 1.0, before=serving)[0] == "net"
     assert judged(1.001, 1.2, 1.0, before=serving)[0] == "last_value"
+
+
+def test_a_mixture_is_believed_the_sooner_the_more_is_known_and_stays_until_it_has_nothing_left():
+    assert judged(0.995, 1.2, 1.0, count=200, mixed=True)[0] == "last_value"
+    name, _, serving = judged(0.995, 1.2, 1.0, count=3_000, mixed=True)
+    assert name == "net"
+    assert judged(0.9999, 1.2, 1.0, count=3_000, before=serving, mixed=True)[0] == "net"
+    assert judged(1.0001, 1.2, 1.0, count=3_000, before=serving, mixed=True)[0] == "last_value"
+
+
+def test_of_two_naive_forecasts_that_are_both_right_where_a_series_stands_still_the_last_value_serves():
+    assert judged(0.05, 0.010, 0.015, mixed=True)[:2] == ("last_value", "no_skill")
+    assert judged(0.50, 0.100, 0.150, mixed=True)[:2] == ("seasonal_naive", "no_skill")
 
 
 def test_who_is_better_in_storms_serves_though_worse_on_other_days():
