@@ -25,7 +25,7 @@ from models.mixture import Weights, groups
 WIDEN = 0.2  # of all series together; of few of them less, one says too little
 FEW = 3  # series: of as many, it is root 1/2 of that
 STRETCH = 0.02  # of one series
-BELIEVED = 0.98  # a season that was said is tried as soon as there is a season before: without any evidence it wins by this
+BELIEVED = 0.04  # naive errors: a season that was said is tried as soon as there is one before; without any evidence it wins by this
 AGILE = 0.02  # rate at which what is usual for a series' errors is forgotten: 50 instants, and half of a band follows a new variance
 PRIOR = 4.0  # scores that `scale.OFF` is worth
 LEAST_OFF = 0.01  # naive errors: of errors that are all but none, too, there are quantiles
@@ -192,7 +192,7 @@ class Pool:
         count = np.minimum(memory["evidence_count"][slot] + known, MANY)
         # Without a value a season before, the last value serves in the seasonal naive's place: its error is that one, not none
         net, seasonal, last = (errors[:, k] for k in (score.NET, score.SEASONAL, score.LAST))
-        errors = np.nan_to_num(np.stack([net, np.where(np.isnan(seasonal), BELIEVED * last, seasonal), last], 1))
+        errors = np.nan_to_num(np.stack([net, np.where(np.isnan(seasonal), np.maximum(last - BELIEVED, 0), seasonal), last], 1))
         errors = np.concatenate([errors, errors * errors], 1)
         own, rates = memory["evidence"][slot], score.rates(errors.shape[2], mixed=mixed)
         memory["evidence"][slot] = np.where(known[:, None], scale.mean(own, count[:, None] / score.YOUNG, errors, rates), own)

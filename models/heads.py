@@ -62,8 +62,22 @@ class Quantiles:
 
 
 def huber(point: Tensor, target: Tensor, known: Tensor) -> Tensor:
-    """Squared error near, absolute error far (Huber 1964), mean over what is known; they meet at `KINK` naive errors."""
-    return (huber_loss(point, target, reduction="none", delta=KINK) * known).sum() / known.sum().clamp(min=1)
+    """Squared error near, absolute error far (Huber 1964), by `importance`, mean over what is known; they meet at `KINK` naive errors."""
+    error = huber_loss(point, target, reduction="none", delta=KINK)
+    return (error * known * importance(point.shape[1]).to(error)).sum() / known.sum().clamp(min=1)
+
+
+def importance(horizon: int) -> Tensor:
+    """(H,) what a lead counts in the point's loss: 1 / lead, 1 in the mean.
+
+    The leads share one network, and the last ones are as noisy as they are many: weighed alike, they cost the first 3 % on ETTh2 and 6 %
+    on ETTm1, and did no better themselves (LOG 2026-11-26).
+
+    >>> [round(weight, 2) for weight in importance(4).tolist()]
+    [1.92, 0.96, 0.64, 0.48]
+    """
+    weight = 1 / torch.arange(1, horizon + 1)
+    return weight / weight.mean()
 
 
 def pinball(quantiles: Tensor, target: Tensor, known: Tensor, levels: Tensor) -> Tensor:

@@ -144,7 +144,7 @@ SURE = 0.07
 YOUNG = 3.0  # evidence counts newer scores more from the start: a model's first errors are not its later ones
 # Naive errors that the season before must be nearer by than the last value, to be the better one: where a series has stood still both have
 # been right for long, and when it jumps the season before is wrong for a season.
-VISIBLE = 0.01
+VISIBLE = 0.03
 
 
 def rates(horizon: int, *, mixed: bool) -> np.ndarray:
@@ -158,9 +158,9 @@ def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, neede
     Errors are in naive ones of their lead as they have been for long: in units that follow the stream, those of calm hours and of storms
     weigh alike, and to be right where a series stands still counted as much as to be right when it jumps.
 
-    A model has skill if every naive forecast is worse in absolute or in squared error. What it says is a mean: on most days it may be
-    farther off than a naive forecast by a hair, to be much nearer in a storm. It gives way to the one that is as good in both.
-    Fewer than `needed` scores: whichever baseline is better so far, `cold_start`.
+    A model has skill if the last value is worse in absolute or in squared error, and so is the season before where that is the better one
+    of the two. What a model says is a mean: on most days it may be farther off than a naive forecast by a hair, to be much nearer in a
+    storm. It gives way to one that is as good in both. Fewer than `needed` scores: whichever baseline is better so far, `cold_start`.
     """
     net, seasonal, last, *squared = (evidence[..., k, :] for k in range(6))
     better = np.where(seasonal < last - VISIBLE, SEASONAL, LAST)
@@ -171,11 +171,11 @@ def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, neede
         margin = np.where(serving, 0.0, SURE * leads**0.25 / np.sqrt(remembered))
     else:
         margin = np.sqrt(leads) * np.where(serving, LEAVE, ENTER)
-    beaten = [(net < b * (1 - margin)) | (squared[0] < s * (1 - 2 * margin)) for b, s in ((seasonal, squared[1]), (last, squared[2]))]
-    skilled, cold = beaten[0] & beaten[1], count < needed
-    # The naive forecast that is better by its absolute error, unless it is the other one that cannot be beaten
-    other = np.where(better == SEASONAL, LAST, SEASONAL)
-    instead = np.where(np.where(better == SEASONAL, *beaten) & ~cold, other, better)
-    by = np.where(skilled & ~cold, NET, instead)
+    cold = count < needed
+    on_season, on_last = (
+        ((net < b * (1 - margin)) | (squared[0] < s * (1 - 2 * margin))) & ~cold for b, s in ((seasonal, squared[1]), (last, squared[2]))
+    )
+    skilled = on_last & (on_season | (better == LAST))
+    by = np.where(skilled, NET, np.where(on_season, LAST, better))  # the one that is better, or that cannot be beaten
     reason = np.where(cold, COLD, np.where(skilled, NONE, NO_SKILL))
     return code(by, reason, better)

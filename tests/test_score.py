@@ -93,6 +93,12 @@ def test_of_two_naive_forecasts_that_are_both_right_where_a_series_stands_still_
     assert judged(0.50, 0.100, 0.150, mixed=True)[:2] == ("seasonal_naive", "no_skill")
 
 
+def test_the_season_before_need_not_be_beaten_where_the_last_value_is_as_good():
+    assert judged(0.80, 0.79, 1.0)[:2] == ("seasonal_naive", "no_skill")
+    assert judged(0.80, 0.99, 1.0)[0] == "net"
+    assert judged(0.99, 0.985, 1.01, mixed=True)[0] == "net"
+
+
 def test_who_is_better_in_storms_serves_though_worse_on_other_days():
     assert judged(1.01, 1.2, 1.0, squared=(1.5, 3.0, 2.0))[:2] == ("net", None)
     assert judged(1.10, 1.2, 1.0, squared=(1.5, 3.0, 2.0))[:2] == ("net", None)
