@@ -14,8 +14,8 @@ from models.network import Ensemble, Flat
 # Gradients of a series' first cells are many times its later ones; one new series must not move the weights that all share.
 CLIP_NORM = 1.0
 PATIENCE = 5  # bad steps in a row, after which the last good weights come back
-# Steps that the served weights are a mean of, about (Polyak & Juditsky 1992): noise of single steps is not served. Of 200 ETTh2 does as well,
-# and networks find their way later after ETTm1's storms; of 50 ETTh2 loses 0.2 % (LOG 2026-11-26).
+# Steps that the served weights are a mean of, about (Polyak & Juditsky 1992): noise of single steps is not served. Of 200 ETTh2 does as
+# well, and networks find their way later after ETTm1's storms; of 50 ETTh2 loses 0.2 % (LOG 2026-11-26).
 AVERAGED = 100
 GOOD_EVERY = 50  # good steps between copies that a rollback returns to
 
