@@ -49,6 +49,14 @@ def test_labels_that_have_not_come_do_not_count():
     assert pinball(quantiles, wild, known, levels) == pinball(quantiles, target, known, levels)
 
 
+def test_the_first_lead_pulls_as_many_times_harder_as_the_last_one_is_far():
+    point, target, known = torch.zeros(2, 6, requires_grad=True), torch.full((2, 6), 0.5), torch.ones(2, 6)
+    huber(point, target, known).backward()
+    pull = -point.grad[0]
+    torch.testing.assert_close(pull[0] / pull, torch.arange(1.0, 7))
+    assert pull.mean() == pytest.approx(0.5 / 12), "1 in the mean: rates and clips mean what they meant"
+
+
 def test_pinball_is_least_at_the_quantiles_of_the_data():
     data = torch.randn(20_001, generator=torch.Generator().manual_seed(3))
     levels = torch.tensor([0.1, 0.5, 0.9])
