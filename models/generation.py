@@ -25,7 +25,8 @@ from models.mixture import Weights, groups
 WIDEN = 0.2  # of all series together; of few of them less, one says too little
 FEW = 3  # series: of as many, it is root 1/2 of that
 STRETCH = 0.02  # of one series
-BELIEVED = 0.04  # naive errors: a season that was said is tried as soon as there is one before; without any evidence it wins by this
+# Naive errors: a season that was said is tried as soon as there is one before; without any evidence it wins by this
+BELIEVED = score.VISIBLE + 0.01
 AGILE = 0.02  # rate at which what is usual for a series' errors is forgotten: 50 instants, and half of a band follows a new variance
 PRIOR = 4.0  # scores that `scale.OFF` is worth
 LEAST_OFF = 0.01  # naive errors: of errors that are all but none, too, there are quantiles

@@ -6,6 +6,7 @@ Letters: B rows, H lead times, Q quantile levels. All in units of each row's and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import pairwise
 from statistics import NormalDist
 from typing import NamedTuple
@@ -67,6 +68,7 @@ def huber(point: Tensor, target: Tensor, known: Tensor) -> Tensor:
     return (error * known * importance(point.shape[1]).to(error)).sum() / known.sum().clamp(min=1)
 
 
+@cache  # asked for by every network at every step of descent
 def importance(horizon: int) -> Tensor:
     """(H,) what a lead counts in the point's loss: 1 / lead, 1 in the mean.
 

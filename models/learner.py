@@ -761,8 +761,7 @@ class Learner:
             errors, under = self.pending.columns["error"][found[had]], self.pending.columns["under"][found[had]]
             long = errors / (unit[had] * rows["lasting"][had][:, self.group])[:, None]
             self._compare(slot[had], long[:, 0], self.pending.columns["held"][found[had]])
-            mixed = self.config.model in MIXTURES
-            stretch = self.pool.weigh(m, slot[had], np.abs(long), under, scale.factor(rows["stretch"][had]), mixed=mixed)
+            stretch = self.pool.weigh(m, slot[had], np.abs(long), under, scale.factor(rows["stretch"][had]), mixed=not self.others.alone)
             rows["stretch"][had] = scale.in_steps(stretch, cell[had])
             said, met = (self.pending.columns[name][found[had]].astype(np.float64) for name in ("said", "actual"))
             error = -errors[:, 0] / unit[had]
@@ -847,7 +846,7 @@ class Learner:
         m, needed = self.memory, self.config.min_scores
         old = self.learnt["served"][slots]
         count = m["evidence_count"][slots]
-        before, mixed = np.where(old == scale.UNDECIDED, self.pool.served, old), self.config.model in MIXTURES
+        before, mixed = np.where(old == scale.UNDECIDED, self.pool.served, old), not self.others.alone
         codes = score.choose(m["evidence"][slots], count, before, needed=needed, mixed=mixed)
         self.learnt["served"][slots] = np.where(count >= needed, codes, scale.UNDECIDED)
         return [Decision(*d) for d in self.pool.decide(needed, mixed=mixed)]
@@ -937,9 +936,7 @@ class Learner:
 
     def weights(self) -> dict[str, list[float]]:
         """The mixture's weights of all series together, by expert and lead; of a model that is no mixture, nothing."""
-        if self.config.model not in MIXTURES:
-            return {}
-        return self.others.weights()
+        return {} if self.others.alone else self.others.weights()
 
     def snapshot(self) -> dict[str, bytes]:
         """All of it as named bytes; `restore` is the inverse."""

@@ -208,6 +208,11 @@ class Prequential:
                 _, out[row, at] = outlooks.look(at, np.full(len(at), self.matrix.first + row), self.values[row, at])
         return out
 
+    def generation(self, cell: int) -> int:
+        """The one that a cell that comes next is forecast under."""
+        # right after the warm-up all kept generations are newer than a stream's would be, and all as the warm-up left them
+        return max((g for g in self.kept if g <= cell - self.delay), default=self.kept[0])
+
     def _arrive(self, row: int, heard: Callable[[int, np.ndarray, Step], None] | None) -> None:
         """The values of a row; a series without one is not forecast."""
         at = np.flatnonzero(~np.isnan(self.values[row]))
@@ -216,10 +221,8 @@ class Prequential:
         if not at.size:
             return
         cell = self.matrix.first + row
-        # right after the warm-up all kept generations are newer than a stream's would be, and all as the warm-up left them
-        generation = max((g for g in self.kept if g <= cell - self.delay), default=self.kept[0])
         cells = Cells(at, self.keys[at], np.full(len(at), cell), self.values[row, at])
-        step = self.learner.arrive(cells, generation=generation, woken=np.zeros(len(at), bool))
+        step = self.learner.arrive(cells, generation=self.generation(cell), woken=np.zeros(len(at), bool))
         self.observations += len(at) if row >= self.split.warmup else 0
         self.tally.add(row, at, step, parts_of(self.learner, step))
         self._weigh(row)

@@ -8,36 +8,26 @@ carry N such steps behind (one: no memory at all). Mean squared errors of the ne
 the series, and the others' as multiples of the live one's.
 """
 
-import argparse
 from collections.abc import Mapping
 
 import numpy as np
-import polars as pl
 import torch
 
 from models import lesson
 from models.batch import pad
 from models.carry import NEVER
-from models.grid import Matrix, grid
+from models.grid import Matrix
 from models.inputs import LAGS
-from models.learner import Config, Learner, Step
+from models.learner import Learner, Step
 from models.prequential import Prequential, Split
-from tests.benchmarks.rows import HERE, write
-from tests.benchmarks.skill import HORIZON, KINDS, LEADS, load
+from tests.benchmarks.figures import ETT
+from tests.benchmarks.rows import write
+from tests.benchmarks.skill import HORIZON, KINDS, LEADS, Kind, asked, config_of, parsed
 
 EVERY = 7  # steps between looks: of all phases of the season and of the carries
 DEPTHS = (1, 5, 20)  # dilated steps from an empty carry
 LONGEST = 8  # from an anchor
-SETS = ("ETTh2", *KINDS)
-
-
-def found(name: str) -> tuple[Matrix, int | None, str]:
-    """The matrix, season and step of a set."""
-    if name != "ETTh2":
-        return load(KINDS[name]), KINDS[name].season, KINDS[name].step
-    table = pl.read_csv(HERE.parent / "data/ETTh2.csv.gz").with_columns(pl.col("date").str.to_datetime(time_unit="us"))
-    first = int(grid("1h").cells(table["date"].cast(pl.Int64).to_numpy())[0])
-    return Matrix(first, table[:, 1:].to_numpy().astype(np.float64), tuple(table.columns[1:])), 24, "1h"
+SETS = {"ETTh2": Kind("ETTh2", parsed("date", "%Y-%m-%d %H:%M:%S"), tuple(ETT.split(",")), "1h", 24), **KINDS}
 
 
 def shelf(whole: Matrix, learner: Learner) -> dict[str, np.ndarray]:
@@ -52,64 +42,51 @@ def said(learner: Learner, generation: int, from_: Mapping[str, np.ndarray], of:
     """(N, H) mean of the networks' points of series at a cell, in their own units, over chains from the anchors `from_` holds."""
     chains, origins = lesson.chains(from_, of, np.full(len(of.slot), cell), depth=depth, origins=1, form=learner.form)  # type: ignore[arg-type]
     assert len(origins.asked) == len(of.slot), "the cell itself was observed"
-    network, points = learner._network_of(learner.generations[generation]), np.empty((len(of.slot), HORIZON))
-    starts = chains.lengths.cumsum() - chains.lengths
-    for length in np.unique(chains.lengths):
-        rows = np.flatnonzero(chains.lengths == length)
-        x = torch.from_numpy(pad(chains.x, starts[rows], chains.lengths[rows]))
-        blend, paths = (torch.from_numpy(np.asarray(a[rows], np.float32)) for a in (chains.blend, chains.paths))
-        with torch.no_grad():
-            outputs, _ = network(x, torch.from_numpy(chains.carry[rows].astype(np.float32)))
-            each = network.say([o[:, -1] for o in outputs], x[:, -1], blend, paths)
-        points[rows] = torch.stack([one.point for one in each]).mean(0).numpy()
-    return origins.level[:, None] + points * origins.unit
+    network, rows, last = learner._network_of(learner.generations[generation]), np.arange(len(chains.lengths)), chains.lengths - 1
+    x = torch.from_numpy(pad(chains.x, chains.lengths.cumsum() - chains.lengths, chains.lengths))
+    carry, blend, paths = (torch.from_numpy(np.asarray(a, np.float32)) for a in (chains.carry, chains.blend, chains.paths))
+    with torch.no_grad():
+        outputs, _ = network(x, carry)  # what is behind a chain's end changes nothing before it
+        each = network.say([o[rows, last] for o in outputs], x[rows, last], blend, paths)
+    return origins.level[:, None] + torch.stack([one.point for one in each]).mean(0).numpy() * origins.unit
 
 
-def squares(name: str, steps: int | None, seed: int) -> dict[str, np.ndarray]:
+def squares(whole: Matrix, kind: Kind, seed: int) -> dict[str, np.ndarray]:
     """(H,) mean squared errors by kind of carry."""
-    whole, season, step = found(name)
-    whole = whole._replace(values=whole.values[:steps])
-    loop = Prequential(whole, Config(horizon=HORIZON, season=season, step_us=grid(step).step_us, seed=seed, device="cpu"), split=Split())
-    learner, values = loop.learner, whole.values
+    loop = Prequential(whole, config_of(kind, seed, device="cpu"), split=Split())
+    learner, values, m = loop.learner, whole.values, loop.learner.memory
     ring, begin, unit = shelf(whole, learner), len(values) // 5, np.nanstd(values, 0)
+    anchors = {**ring, "anchor": m["anchor"], "anchored": m["anchored"]}  # all series are there: these arrays stay where they are
+    none = {**ring, "anchor": np.zeros_like(m["anchor"]), "anchored": np.full_like(m["anchored"], NEVER)}
     total: dict[str, list[np.ndarray]] = {}
 
     def heard(row: int, at: np.ndarray, live: Step) -> None:
         if row < begin or row % EVERY or row + HORIZON >= len(values):
             return
         cell = whole.first + row
-        generation = max(g for g in loop.kept if g <= cell - loop.delay)
+        generation = loop.generation(cell)
         rows, size, naive = learner._learnt_by(learner.generations[generation], at, live.level)
         of = lesson.Series(at, size, naive, rows["lasting"][:, learner.group])
         ring["closed_newest"][:] = cell
-        m, empty = learner.memory, learner.memory["anchor"]
-        anchors = {"anchor": m["anchor"], "anchored": m["anchored"]}
-        none = {"anchor": np.zeros_like(empty), "anchored": np.full(m["anchored"].shape, NEVER)}
         points = {"live": live.level[:, None] + live.size[:, None] * live.parts[:, : learner.members].mean(1)}
-        points["refreshed"] = said(learner, generation, {**ring, **anchors}, of, cell, LONGEST)
-        points |= {f"zero {d}": said(learner, generation, {**ring, **none}, of, cell, d) for d in DEPTHS}
+        points["refreshed"] = said(learner, generation, anchors, of, cell, LONGEST)
+        points |= {f"zero {d}": said(learner, generation, none, of, cell, d) for d in DEPTHS}
         actual = values[row + learner.form.leads][:, at].T
-        for kind, point in points.items():
-            total.setdefault(kind, []).append(((point - actual) / unit[at, None]) ** 2)
+        for name, point in points.items():
+            total.setdefault(name, []).append(((point - actual) / unit[at, None]) ** 2)
 
     for _ in loop.play(heard=heard):
         pass
-    return {kind: np.nanmean(np.concatenate(each), 0) for kind, each in total.items()}
+    return {name: np.nanmean(np.concatenate(each), 0) for name, each in total.items()}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sets", nargs="*", choices=[[], *SETS])
-    parser.add_argument("--steps", type=int, help="of each set, at most")
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    torch.set_num_threads(1)
-    for name in given.sets or SETS:
-        mean = squares(name, given.steps, given.seed)
+    for name, kind, whole, seed in asked(__doc__, SETS):
+        mean = squares(whole, kind, seed)
         for lead in LEADS:
             live = mean["live"][lead - 1]
-            row = {"set": name, "steps": given.steps or 0, "seed": given.seed, "lead": lead, "live": float(live)}
-            write("carries", row | {kind: float(each[lead - 1] / live) for kind, each in mean.items() if kind != "live"})
+            row = {"set": name, "steps": len(whole.values), "seed": seed, "lead": lead, "live": float(live)}
+            write("carries", row | {other: float(each[lead - 1] / live) for other, each in mean.items() if other != "live"})
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ residuals of the better naive forecast.
 
 import argparse
 import time
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -63,9 +64,12 @@ def load(kind: Kind) -> Matrix:
     return found
 
 
+def config_of(kind: Kind, seed: int, *, device: str = "auto") -> Config:
+    return Config(horizon=HORIZON, season=kind.season, step_us=grid(kind.step).step_us, seed=seed, device=device)
+
+
 def play(found: Matrix, kind: Kind, seed: int) -> Result:
-    config = Config(horizon=HORIZON, season=kind.season, step_us=grid(kind.step).step_us, seed=seed)
-    loop = Prequential(found, config, split=Split(), clock=time.perf_counter)
+    loop = Prequential(found, config_of(kind, seed), split=Split(), clock=time.perf_counter)
     for _ in loop.play():
         pass
     return loop.result()
@@ -105,17 +109,22 @@ def record(name: str, seed: int, found: Matrix, result: Result) -> None:
         write("skill", {**row, "obs_per_s": round(result.observations / result.seconds)})
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("sets", nargs="*", choices=[[], *KINDS])
+def asked(doc: str | None, kinds: Mapping[str, Kind]) -> Iterator[tuple[str, Kind, Matrix, int]]:
+    """Names, kinds, values and the seed of the sets that the command line asks for; all, if it names none."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("sets", nargs="*", choices=[[], *kinds])
     parser.add_argument("--steps", type=int, help="of each set, at most")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    for name in given.sets or KINDS:
-        found = load(KINDS[name])
-        found = found._replace(values=found.values[: given.steps])
-        record(name, given.seed, found, play(found, KINDS[name], given.seed))
+    for name in given.sets or kinds:
+        found = load(kinds[name])
+        yield name, kinds[name], found._replace(values=found.values[: given.steps]), given.seed
+
+
+def main() -> None:
+    for name, kind, found, seed in asked(__doc__, KINDS):
+        record(name, seed, found, play(found, kind, seed))
 
 
 if __name__ == "__main__":
