@@ -11,7 +11,10 @@ in another; since learning never reads the first memory, it learns the same.
 
 from __future__ import annotations
 
-from typing import Any
+import math
+import mmap
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,10 +23,45 @@ from models.inputs import LAGS
 from models.mixture import several
 
 NEVER = -(1 << 60)  # the cell of what has not been
+HIDDEN = 127  # steps of an anchor's hidden state between 0 and 1
 MANY = 60_000  # counts that only tell young from old stop here, to fit into two bytes
 
 
 Table = dict[str, tuple[Any, tuple[int, ...], Any]]  # arrays with a row per slot: name -> (dtype, shape of a row, fill)
+
+
+class Column:
+    """An array that grows without being copied: the system moves its pages, and gives those that are written first as zeros.
+
+    Of a burst that brought 10,000 series, copying was half the work.
+    """
+
+    def __init__(self, kind: Any, row: tuple[int, ...]) -> None:
+        self._row, self._kind = row, np.dtype(kind)
+        self._each = math.prod(row)
+        self._pages = self._mapped(0)
+        self.rows = self._laid(0)
+
+    def grow(self, rows: int) -> None:
+        """Room for more rows, which are zeros."""
+        before, self.rows = len(self.rows), np.empty(0)
+        try:
+            self._pages.resize(self._bytes(rows))
+        except (BufferError, SystemError):  # somebody looks at the rows, to whom they stay as they are; or this system cannot move pages
+            old = self._laid(before)
+            self._pages = self._mapped(rows)
+            self._laid(before)[...] = old
+        self.rows = self._laid(rows)
+
+    def _laid(self, rows: int) -> np.ndarray:
+        # `frombuffer`, since pages cannot be moved while an array of its making, or a view of one, is held; another would not prevent it
+        return np.frombuffer(self._pages, self._kind, rows * self._each).reshape(rows, *self._row)
+
+    def _bytes(self, rows: int) -> int:
+        return max(rows * self._each * int(self._kind.itemsize), mmap.PAGESIZE)
+
+    def _mapped(self, rows: int) -> mmap.mmap:
+        return mmap.mmap(-1, self._bytes(rows), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class Memory:
@@ -32,27 +70,26 @@ class Memory:
     def __init__(self, table: Table) -> None:
         self._table = table
         self.capacity = 0
-        self._columns: dict[str, np.ndarray] = {name: np.zeros((0, *row), kind) for name, (kind, row, _) in table.items()}
+        self._columns = {name: Column(kind, row) for name, (kind, row, _) in table.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return self._columns[name]
+        return self._columns[name].rows
 
     def grow(self, slots: int) -> None:
         """Room for at least this many; the new rows are empty."""
         if slots <= self.capacity:
             return
         self.capacity = max(slots, self.capacity + self.capacity // 2, 16)
-        for name, (kind, row, fill) in self._table.items():
-            before = self._columns[name]
-            wider = np.zeros((self.capacity, *row), kind)  # nothing is written, or in memory, where zeros are right
-            wider[: len(before)] = before
-            if fill != 0:
-                wider[len(before) :] = fill
-            self._columns[name] = wider
+        for name, (_, _, fill) in self._table.items():
+            column = self._columns[name]
+            before = len(column.rows)
+            column.grow(self.capacity)
+            if fill != 0:  # nothing is written, or in memory, where zeros are right
+                column.rows[before:] = fill
 
     def clear(self, slots: np.ndarray) -> None:
         for name, (_, _, fill) in self._table.items():
-            self._columns[name][slots] = fill
+            self[name][slots] = fill
 
     def bytes_each(self) -> int:
         """Bytes that a slot takes."""
@@ -65,7 +102,7 @@ class Memory:
 
     def state(self) -> dict[str, np.ndarray]:
         used = self.used
-        return {name: column[:used] for name, column in self._columns.items()}
+        return {name: column.rows[:used] for name, column in self._columns.items()}
 
     def load(self, columns: dict[str, np.ndarray]) -> None:
         """Take over what `state` gave; raises ValueError where a column does not fit."""
@@ -73,8 +110,10 @@ class Memory:
             found = columns[name]
             if found.dtype != kind or found.shape[1:] != row:
                 raise ValueError(f"{name} is {found.dtype}{found.shape[1:]}, want {np.dtype(kind)}{row}")
-            self._columns[name] = found.copy()
-        self.capacity = len(next(iter(self._columns.values())))
+            self._columns[name] = column = Column(kind, row)
+            column.grow(len(found))
+            column.rows[:] = found
+        self.capacity = len(found)
 
 
 def memory(
@@ -119,7 +158,8 @@ def memory(
             # written by learning
             "closed_newest": (np.int64, (), NEVER),
             "closed": (np.float64, (closed,), np.nan),
-            "anchor": (np.float16, (LAGS, 2 * members, hidden), 0),  # where learning starts from, `depth` dilated steps behind
+            "anchor_hidden": (np.int8, (LAGS, members, hidden), 0),  # where learning starts from, `depth` dilated steps behind: see `kept`
+            "anchor_cell": (np.float16, (LAGS, members, hidden), 0),
             "anchored": (np.int64, (LAGS,), NEVER),
             "changes": (np.int64, (), 0),  # one-step changes that the scale has seen
             "naive": (np.float32, (3, horizon), 0),  # mean absolute errors of the naive forecasts, in units of the scale
@@ -142,6 +182,34 @@ def memory(
             **(more or {}),
         }
     )
+
+
+Kind = Literal["carry", "anchor"]  # what arrivals go on from, and where learning starts from
+CELL = {"carry": "carried", "anchor": "anchored"}  # the cell after which it was
+
+
+def kept(m: Mapping[str, np.ndarray] | Memory, kind: Kind, slot: np.ndarray, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Carries (N, 2M, D) float16 of slots (N,) at phases (N,) of LAGS, and the cells (N,) after which they were.
+
+    A byte is enough for an anchor's hidden states, which are within +-1 in every cell: dilated steps lie between it and what is learnt.
+    """
+    carried = m[CELL[kind]][slot, phase]
+    if kind == "carry":
+        return m["carry"][slot, phase], carried
+    hidden, cell = m["anchor_hidden"][slot, phase], m["anchor_cell"][slot, phase]
+    both = np.stack([hidden.astype(np.float32) / HIDDEN, cell], 2).astype(np.float16)  # (N, M, 2, D)
+    return both.reshape(len(both), 2 * both.shape[1], both.shape[3]), carried
+
+
+def keep(m: Memory, kind: Kind, slot: np.ndarray, cell: np.ndarray, carry: np.ndarray) -> None:
+    """Carries (N, 2M, D) after cells (N,), to be found by `kept` at their phases."""
+    phase = cell % LAGS
+    m[CELL[kind]][slot, phase] = cell
+    if kind == "carry":
+        m["carry"][slot, phase] = carry
+    else:
+        m["anchor_hidden"][slot, phase] = np.rint(carry[:, 0::2].astype(np.float32) * HIDDEN)
+        m["anchor_cell"][slot, phase] = carry[:, 1::2]
 
 
 def put(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:

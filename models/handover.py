@@ -23,7 +23,7 @@ from torch import Tensor
 
 from models import lesson
 from models.batch import rows as padded
-from models.carry import NEVER, Memory
+from models.carry import NEVER, Memory, keep, kept
 from models.inputs import LAGS, Shape
 from models.network import Ensemble
 
@@ -74,9 +74,10 @@ class Staging:
 def opened(memory: Memory, of: lesson.Series, *, instant: int) -> Staging:
     """Of series (N,; slots ascending), before any of their closed values has been read; they have no anchors until then."""
     m, slots = memory, of.slot
-    m["anchor"][slots], m["anchored"][slots] = 0, NEVER
+    m["anchor_hidden"][slots], m["anchor_cell"][slots], m["anchored"][slots] = 0, 0, NEVER
     until = m["closed_newest"][slots].copy()
-    return Staging(instant, slots, until, m["anchor"][slots].copy(), m["anchored"][slots].copy(), np.ones(len(slots), bool), of)
+    carry = np.zeros((len(slots), *m["carry"].shape[1:]), np.float16)
+    return Staging(instant, slots, until, carry, m["anchored"][slots].copy(), np.ones(len(slots), bool), of)
 
 
 def read_on(made: Staging, memory: Memory, ensemble: Ensemble, form: Shape, *, truncation: int) -> None:
@@ -85,19 +86,14 @@ def read_on(made: Staging, memory: Memory, ensemble: Ensemble, form: Shape, *, t
     assert of is not None, "there is something left"
     at = len(made.slot) - len(of.slot)
     part, rest = (lesson.Series(*(column[rows] for column in of)) for rows in (slice(None, SIDE), slice(SIDE, None)))
-    phases = np.arange(LAGS)
     each = lesson.Series(*(column.repeat(LAGS, 0) for column in part))
-    newest = (made.until[at : at + SIDE, None] - phases).ravel()
-    for end, carry, carried in (
-        (newest - 1 - LAGS * truncation, m["anchor"], m["anchored"]),
-        (newest, made.carry, made.carried),  # goes on from the anchors
-    ):
-        chain, cell, after = walk(m, each, end, ensemble, form)
-        row = each.slot[chain] if carry is m["anchor"] else at + chain // LAGS
-        carry[row, cell % LAGS], carried[row, cell % LAGS] = after, cell
-    stood = made.carried[at : at + SIDE] == NEVER  # nothing has been observed since the anchor
-    made.carry[at : at + SIDE][stood] = m["anchor"][part.slot][stood]
-    made.carried[at : at + SIDE][stood] = m["anchored"][part.slot][stood]
+    newest = (made.until[at : at + SIDE, None] - np.arange(LAGS)).ravel()
+    chain, cell, after = walk(m, each, newest - 1 - LAGS * truncation, ensemble, form)
+    keep(m, "anchor", each.slot[chain], cell, after)
+    chain, cell, after = walk(m, each, newest, ensemble, form)  # goes on from the anchors
+    made.carry[at + chain // LAGS, cell % LAGS], made.carried[at + chain // LAGS, cell % LAGS] = after, cell
+    row, phase = np.nonzero(made.carried[at : at + SIDE] == NEVER)  # nothing has been observed since the anchor
+    made.carry[at + row, phase], made.carried[at + row, phase] = kept(m, "anchor", part.slot[row], phase)
     made.of = rest if len(rest.slot) else None
 
 

@@ -21,7 +21,7 @@ import xxhash
 
 from models import baselines, covariates, inputs, lesson, scale, score, silent, snapshot
 from models.batch import rows as padded
-from models.carry import NEVER, Memory, amend, memory, put, skip
+from models.carry import NEVER, Kind, Memory, amend, keep, kept, memory, put, skip
 from models.cells import CELLS
 from models.covariates import Tells
 from models.descent import CLIP_NORM, RATES, Descent, Outcome
@@ -391,7 +391,7 @@ class Learner:
             value = inputs.read(m["ring"], slot, cell[:, None])[:, 0]
             there = (fresh > NEVER) & (cell <= newest) & ~np.isnan(value)
             if there.any():
-                self.follow(then, m, "ring", ("carry", "carried"), slot[there], cell[there], value[there])
+                self.follow(then, m, "ring", "carry", slot[there], cell[there], value[there])
 
     def version_at(self, generation: int) -> str:
         """The weights that learning went on from, as of a generation."""
@@ -478,14 +478,12 @@ class Learner:
         m, slot, cell, level, observed = self.memory, now.slot, now.cell, now.level, now.observed
         rows, size, naive, at = now.rows, now.size, now.naive, now.at
         v = inputs.view(m["ring"], slot, cell, level, self.form)
-        phase = cell % LAGS
-        carry, carried = self._goes_on_from(m, "ring", ("carry", "carried"), slot, cell)
+        carry, carried = self._goes_on_from(m, "ring", "carry", slot, cell)
         x = inputs.features(v, cell, naive, size, rows["lasting"][:, self.group], self._gap(cell, carried), self.form, now.outlook)
         blend, paths, unit = inputs.bearings(v, naive, size, rows["lasting"][:, self.group])
         paths = np.concatenate([paths, covariates.paths(self.form.known, now.outlook)], 1) if self.form.known.ahead else paths
         points, medians, quantiles, after = self._run(then, x, carry, blend, paths)
-        m["carry"][slot[observed], phase[observed]] = after[observed]
-        m["carried"][slot[observed], phase[observed]] = cell[observed]
+        keep(m, "carry", slot[observed], cell[observed], after[observed])
 
         relative = unit / size[:, None]
         sizes = partial(self._sizes_by, then)
@@ -557,26 +555,21 @@ class Learner:
         behind = m["carried"][slot, cell % LAGS] < cell
         slot, cell, value = slot[behind], cell[behind], value[behind]
         if slot.size and self.taught:
-            self.follow(then, m, "ring", ("carry", "carried"), slot, cell, value)
+            self.follow(then, m, "ring", "carry", slot, cell, value)
 
-    def follow(
-        self, then: Generation, m: Memory, ring: str, names: tuple[str, str], slot: np.ndarray, cell: np.ndarray, value: np.ndarray
-    ) -> None:
+    def follow(self, then: Generation, m: Memory, ring: str, kind: Kind, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:
         """Advance carries of a memory over one observed cell each, and forecast nothing."""
         rows, size, naive = self._learnt_by(then, slot, value)
         v = inputs.view(m[ring], slot, cell, value, self.form)
         known = self.form.known  # of a cell that a newer one has overtaken, nothing: no forecast was made there
         outlook = covariates.kept(m, known, slot, cell) if ring == "closed" else covariates.unknown(known, len(slot))
-        carry, carried = self._goes_on_from(m, ring, names, slot, cell)
+        carry, carried = self._goes_on_from(m, ring, kind, slot, cell)
         x = inputs.features(v, cell, naive, size, rows["lasting"][:, self.group], self._gap(cell, carried), self.form, outlook)
-        m[names[0]][slot, cell % LAGS] = self._step(then, x, carry)
-        m[names[1]][slot, cell % LAGS] = cell
+        keep(m, kind, slot, cell, self._step(then, x, carry))
 
-    def _goes_on_from(
-        self, m: Memory, ring: str, names: tuple[str, str], slot: np.ndarray, cell: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _goes_on_from(self, m: Memory, ring: str, kind: Kind, slot: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Carries (N, 2M, D) and the cells (N,) they were after; where a gap has ended the sequence, none and NEVER."""
-        carry, carried = (m[name][slot, cell % LAGS] for name in names)
+        carry, carried = kept(m, kind, slot, cell % LAGS)
         anew = ~inputs.goes_on(m[ring], slot, cell, carried, self.form)
         carry[anew], carried[anew] = 0, NEVER
         return carry, carried
@@ -810,7 +803,7 @@ class Learner:
         value = inputs.read(m["closed"], slot, at[:, None])[:, 0]
         seen = ~np.isnan(value) & (m["anchored"][slot, at % LAGS] < at)
         if seen.any():
-            self.follow(behind, m, "closed", ("anchor", "anchored"), slot[seen], at[seen], value[seen])
+            self.follow(behind, m, "closed", "anchor", slot[seen], at[seen], value[seen])
 
     def _lesson(self, cells: Cells, salt: int) -> lesson.Lesson:
         """Chains that end a few steps before these cells, and some of long ago."""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models import covariates, heads
 from models.batch import buckets, pad
-from models.carry import NEVER, Memory
+from models.carry import NEVER, Memory, kept
 from models.descent import Descent, Outcome
 from models.inputs import CLIP, LAGS, Shape, bearings, features, goes_on, read, view
 from models.network import Ensemble
@@ -68,7 +68,7 @@ def chains(memory: Memory, of: Series, end: np.ndarray, *, depth: int, origins: 
     anchored = np.where(begins > NEVER, NEVER, anchored)
     lengths = own.sum(1)
     full = np.flatnonzero(lengths)
-    own, lengths, carry = own[full], lengths[full], memory["anchor"][of.slot[full], phase[full]]
+    own, lengths, carry = own[full], lengths[full], kept(memory, "anchor", of.slot[full], phase[full])[0]
     carry[begins[full] > NEVER] = 0
     who = np.nonzero(own)[0]
     cell, first = cells[full][own], lengths.cumsum() - lengths

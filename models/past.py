@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from models import lesson
-from models.carry import NEVER, Memory, memory
+from models.carry import NEVER, Memory, keep, memory
 from models.inputs import LAGS, Shape
 from models.learner import START, Cells, Config, Learner
 
@@ -158,7 +158,7 @@ def chunks(
     """
     shelf, lanes = _shelf(past, series, begin, form=form, count=count, known=known), np.arange(len(series))
     side = lesson.Series(lanes, of.scale[series], of.naive[series], of.lasting[series])
-    phase, begun = begin % LAGS, False
+    begun = False
     for k in range(count):
         end = begin + LAGS * (DEPTH * (k + 1) - 1)
         whole, origins = lesson.chains(shelf, side, end, depth=DEPTH, origins=DEPTH, form=form)
@@ -171,7 +171,7 @@ def chunks(
         newest = np.full(len(lanes), NEVER)
         np.maximum.at(newest, origins.slot, origins.cell)  # every step of a chain is an origin
         went = np.flatnonzero(newest > NEVER)
-        shelf["anchored"][went, phase[went]], shelf["anchor"][went, phase[went]] = newest[went], 1
+        keep(shelf, "anchor", went, newest[went], np.ones((len(went), 2, 1)))
 
 
 def _shelf(past: Past, series: np.ndarray, begin: np.ndarray, *, form: Shape, count: int, known: int) -> Memory:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load, save
 
-FORMAT = 2  # 1: evidence of who serves in units of the scale
+FORMAT = 3  # 1: evidence of who serves in units of the scale; 2: anchors in half precision, in one array
 
 
 class SnapshotDamaged(ValueError):  # noqa: N818 - named for what it tells at 3 a.m.

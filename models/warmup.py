@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from models import course, lesson
-from models.carry import Memory, memory
+from models.carry import Kind, Memory, memory
 from models.course import Budget, Teacher, Trained
 from models.generation import Generation
 from models.inputs import LAGS
@@ -125,23 +125,23 @@ def _recall(learner: Learner, history: History, shelf: Memory, until: int) -> No
     then = [*learner.generations.values()][-1]
     remembered = until - learner.config.replay
     for row in range(max(0, min(remembered, until) - LAGS * (DEPTH + depth)), until):
-        _follow(learner, then, shelf, ("carry", "carried"), history, row)
+        _follow(learner, then, shelf, "carry", history, row)
         back = row - 1 - LAGS * depth
         if back < 0:
             continue
-        _follow(learner, then, shelf, ("anchor", "anchored"), history, back)
+        _follow(learner, then, shelf, "anchor", history, back)
         if row > remembered:
             of = learner.series(np.random.default_rng((learner.config.seed, row)).choice(slots, min(EACH, len(slots)), replace=False))
             end = np.full(len(of.slot), history.first + row - 1)
             shelf["closed_newest"][slots] = history.first + row
             now, origins = lesson.chains(shelf, of, end, depth=depth, origins=1, form=learner.form)
             learner.waiting.add(lesson.stored(now, origins, np.ones(len(origins.slot), bool), m["key"], depth))
-    for name in ("carry", "carried", "anchor", "anchored"):
+    for name in ("carry", "carried", "anchor_hidden", "anchor_cell", "anchored"):
         m[name][slots] = shelf[name][slots]
 
 
-def _follow(learner: Learner, then: Generation, shelf: Memory, names: tuple[str, str], history: History, row: int) -> None:
+def _follow(learner: Learner, then: Generation, shelf: Memory, kind: Kind, history: History, row: int) -> None:
     seen = ~np.isnan(history.values[row])
     if seen.any():
         slot, value = history.slots[seen], history.values[row, seen]
-        learner.follow(then, shelf, "closed", names, slot, np.full(len(slot), history.first + row), value)
+        learner.follow(then, shelf, "closed", kind, slot, np.full(len(slot), history.first + row), value)

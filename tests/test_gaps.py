@@ -160,7 +160,7 @@ def test_chains_that_are_taught_end_at_a_split_and_begin_with_an_empty_carry():
         cells = np.arange(60, 120)
         m["closed"][0, cells % m["closed"].shape[1]] = 1.0
         m["closed"][0, np.arange(80, 84) % m["closed"].shape[1]] = NONE  # four are missing
-        m["closed_newest"][0], m["anchored"][0], m["anchor"][0] = 119, 60, 1.0
+        m["closed_newest"][0], m["anchored"][0], m["anchor_hidden"][0], m["anchor_cell"][0] = 119, 60, 127, 1.0
         of = Series(np.array([0]), np.ones(1), np.ones((1, 3, 6), np.float32), np.ones((1, 6), np.float16))
         lesson, _ = chains(m, of, np.array([108]), depth=4, origins=2, form=form)  # steps at 72, 84, 96, 108
         found[policy] = (lesson.lengths.tolist(), bool(lesson.carry.any()))

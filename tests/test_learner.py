@@ -432,8 +432,8 @@ def test_a_state_is_no_larger_than_it_was_measured():
 
     assert size(model="lstm") <= 16 * 1024
     sizes = [size(members=members) for members in (1, 2, 3)]
-    assert sizes[0] <= 17.5 * 1024
-    assert max(np.diff(sizes)) <= 6.75 * 1024
+    assert sizes[0] <= 17 * 1024
+    assert max(np.diff(sizes)) <= 6 * 1024
 
 
 @pytest.mark.parametrize("model", ["mixture-without-nets", "linear"])

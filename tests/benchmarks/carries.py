@@ -56,8 +56,9 @@ def squares(whole: Matrix, kind: Kind, seed: int) -> dict[str, np.ndarray]:
     loop = Prequential(whole, config_of(kind, seed, device="cpu"), split=Split())
     learner, values, m = loop.learner, whole.values, loop.learner.memory
     ring, begin, unit = shelf(whole, learner), len(values) // 5, np.nanstd(values, 0)
-    anchors = {**ring, "anchor": m["anchor"], "anchored": m["anchored"]}  # all series are there: these arrays stay where they are
-    none = {**ring, "anchor": np.zeros_like(m["anchor"]), "anchored": np.full_like(m["anchored"], NEVER)}
+    anchors = ring | {name: m[name] for name in ("anchor_hidden", "anchor_cell", "anchored")}  # all series are there: these arrays stay
+    none = ring | {"anchored": np.full_like(m["anchored"], NEVER)}
+    none |= {name: np.zeros_like(m[name]) for name in ("anchor_hidden", "anchor_cell")}
     total: dict[str, list[np.ndarray]] = {}
 
     def heard(row: int, at: np.ndarray, live: Step) -> None:
