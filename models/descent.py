@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,9 +14,9 @@ from models.network import Ensemble, Flat
 # Gradients of a series' first cells are many times its later ones; one new series must not move the weights that all share.
 CLIP_NORM = 1.0
 PATIENCE = 5  # bad steps in a row, after which the last good weights come back
-# Steps that the served weights are a mean of, about (Polyak & Juditsky 1992): noise of single steps is not served. Of 200 ETTh2 does as
-# well, and networks find their way later after ETTm1's storms; of 50 ETTh2 loses 0.2 % (LOG 2026-11-26).
-AVERAGED = 100
+# Steps that the served weights are a mean of, about (Polyak & Juditsky 1992): noise of single steps is not served. Of 100 ETTh2 loses
+# 0.1 % at long leads, of 50 0.2 % more (LOG 2026-11-26, 2026-11-27).
+AVERAGED = 200
 GOOD_EVERY = 50  # good steps between copies that a rollback returns to
 
 # Rules by the rate that is their own here (LOG 2026-11-26). Adam: Kingma & Ba 2015; AdamW: Loshchilov & Hutter 2019; sgd: with momentum.
@@ -53,9 +53,10 @@ class Descent:
         halving: int,
         clip: float = CLIP_NORM,
         rule: str = "adamw",
+        paces: Sequence[float] = (1.0,),
         state: Tensor | None = None,
     ) -> None:
-        """`clip`: norm that gradients are cut to; `rule`: one of RATES.
+        """`clip`: norm that gradients are cut to; `rule`: one of RATES; `paces`: of equal parts of the weights, in parts of `least`.
 
         `state`: one to go on with, as it stands; None: begin with the network's own weights.
         """
@@ -67,7 +68,7 @@ class Descent:
         self._lie(state)
         self.steps = 0
         self.bad = 0
-        self.rate, self.least, self.halving, self.clip, self.rule = rate, least, halving, clip, rule
+        self.rate, self.least, self.halving, self.clip, self.rule, self.paces = rate, least, halving, clip, rule, tuple(paces)
 
     def take_over(self, weights: Tensor, moments: Iterable[Tensor] | None) -> None:
         """Go on from these weights; `moments` None: with those that there are."""
@@ -93,9 +94,9 @@ class Descent:
         """Steps after which the rate falls no further."""
         return int(self.halving * ((self.rate / self.least) ** 2 - 1)) + 1
 
-    def rate_now(self) -> float:
-        """Falls as 1 / sqrt(1 + steps / halving) towards `least`: it never stops learning."""
-        return max(self.least, self.rate * float((1 + self.steps / self.halving) ** -0.5))
+    def rate_now(self, pace: float = 1.0) -> float:
+        """Falls as 1 / sqrt(1 + steps / halving) towards `least` times the pace: it never stops learning."""
+        return max(self.least * pace, self.rate * float((1 + self.steps / self.halving) ** -0.5))
 
     def step(self, loss: Callable[[Ensemble], Tensor]) -> Outcome:
         """Take one step down; skipped, with the cause, when loss, gradient or the new weights are not finite."""
@@ -116,7 +117,7 @@ class Descent:
         if not math.isfinite(float(self.weights.sum())):
             self._restore(kept)
             return self._skip("weights", size, norm)
-        self.average.lerp_(self.weights, max(1 / AVERAGED, 10 / (10 + self.steps)))
+        self.average.lerp_(self.weights, max(1 / AVERAGED, 20 / (20 + self.steps)))
         self.bad = 0
         if self.steps % GOOD_EVERY == 0:
             for good, mine in zip(self.good, [self.weights, *self.moments], strict=True):
@@ -126,15 +127,19 @@ class Descent:
     def _descend(self) -> None:
         self.steps += 1
         first, second = self.moments
-        rate = self.rate_now()
+        parts = [a.chunk(len(self.paces)) for a in (self.weights, first)]
+        rates = [self.rate_now(pace) for pace in self.paces]
         if self.rule == "sgd":
-            self.weights.sub_(first.mul_(MOMENTUM).add_(self.gradient), alpha=rate)
+            first.mul_(MOMENTUM).add_(self.gradient)
+            for weights, way, rate in zip(*parts, rates, strict=True):
+                weights.sub_(way, alpha=rate)
             return
         first.lerp_(self.gradient, 1 - MOMENTUM)
         second.mul_(SQUARES).addcmul_(self.gradient, self.gradient, value=1 - SQUARES)
-        step = (second / (1 - SQUARES**self.steps)).sqrt_().add_(1e-8)
-        kept = 1 - rate * DECAY if self.rule == "adamw" else 1
-        self.weights.mul_(kept).addcdiv_(first, step, value=-rate / (1 - MOMENTUM**self.steps))
+        steps = (second / (1 - SQUARES**self.steps)).sqrt_().add_(1e-8).chunk(len(self.paces))
+        for weights, way, step, rate in zip(*parts, steps, rates, strict=True):
+            kept = 1 - rate * DECAY if self.rule == "adamw" else 1
+            weights.mul_(kept).addcdiv_(way, step, value=-rate / (1 - MOMENTUM**self.steps))
 
     def _skip(self, cause: str, loss: float, norm: float) -> Outcome:
         self.bad += 1

@@ -18,9 +18,10 @@ from typing import NamedTuple
 import numpy as np
 
 FORGET = 0.9998  # of what stacking and weighing remember, an instant
-RIDGE = 0.03  # pull of the prior weights on stacking, in mean squares of the experts' forecasts
-QUIET = 0.1  # squared naive errors: mean square that experts count with at least; in their first hours weights of 200 followed them
-EAGER = 0.03  # rate of the weighing: 150 times the relative difference in error, once 5,000 instants are remembered
+RIDGE = 0.01  # pull of the prior weights on stacking, in mean squares of the experts' forecasts
+QUIET = 0.3  # squared naive errors: mean square that experts count with at least; in their first hours weights of 200 followed them
+EAGER = 0.03  # rate of the weighing, an instant
+SURE = 60.0  # times the relative difference in error that it comes to at most: who is sure of the best is not as good as some together
 OWN_RATE = 0.002  # of forgetting in a series' own errors: 500 instants
 OWN_EAGER = 0.1  # 50 times the relative difference, once those are remembered
 LEAST = -60.0  # of what a series' own errors may take from a voice: nothing is left of it
@@ -111,7 +112,7 @@ class Mixture:
         shut = np.where(self.allowed, 0.0, 1e12)  # an expert that may not have weight is pulled to nothing
         normal = self.gram + (pull[..., None] + shut) * np.eye(count)
         self.stacked = np.linalg.solve(normal, (self.cross + pull * self.prior)[..., None])[..., 0]
-        score = self._start - EAGER * self.seen[:, None] * self._behind(self.loss)
+        score = self._start - np.minimum(EAGER * self.seen, SURE)[:, None] * self._behind(self.loss)
         self.voice = score - score.max(1, keepdims=True)
 
     @property

@@ -25,12 +25,13 @@ class Manner(NamedTuple):
     whole: bool  # it sees the season; else only the series' own last changes
     week: bool  # it sees the day of the week, which learning online takes for more than it is where weeks are all alike
     direct: bool  # its head hears the inputs beside the cell: better at the first lead, worse at long ones where the stream storms
+    pace: float  # how fast it learns on, of the least rate: who corrects a blend loses in storms by haste, the others find their way
 
 
 MANNERS = (
-    Manner(seasonal=True, whole=True, week=True, direct=True),
-    Manner(seasonal=False, whole=True, week=False, direct=False),
-    Manner(seasonal=False, whole=False, week=False, direct=False),
+    Manner(seasonal=True, whole=True, week=True, direct=True, pace=1.0),
+    Manner(seasonal=False, whole=True, week=False, direct=False, pace=2.0),
+    Manner(seasonal=False, whole=False, week=False, direct=False, pace=2.0),
 )
 
 

@@ -20,8 +20,9 @@ def errors(values, points, lead):
     return np.abs(points[:-lead, :, lead - 1] - values[lead:])
 
 
-def test_on_random_walks_the_last_value_ends_by_serving():
-    values = np.random.default_rng(1).normal(0, 1, (500, 6)).cumsum(0) * 10.0 ** np.arange(-2, 4)
+@pytest.mark.parametrize("seed", [1, 2, 5])  # one walk may look predictable for long: of the first five, these asked for the most
+def test_on_random_walks_the_last_value_ends_by_serving(seed):
+    values = np.random.default_rng(seed).normal(0, 1, (500, 6)).cumsum(0) * 10.0 ** np.arange(-2, 4)
     points, by = played(values)
     assert (by[250:] == LAST).mean() > 0.9
     for lead in (1, 6):

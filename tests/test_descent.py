@@ -95,3 +95,23 @@ def test_a_restart_goes_on_as_if_there_had_been_none():
         d.step(gentle)
         e.step(gentle)
     assert d.weights.equal(e.weights)
+
+
+@pytest.mark.parametrize("rule", OURS)
+def test_parts_learn_on_at_paces_of_their_own(rule):
+    whole, parts = (descent(rule=rule, rate=1e-2, least=1e-3, paces=paces) for paces in ((1.0,), (1.0, 2.0)))
+    begin = whole.weights.clone()
+    half = -(-len(begin) // 2)
+    whole.steps = parts.steps = 10**9  # the rate has fallen to its least
+    for d in (whole, parts):
+        d.step(gentle)
+    torch.testing.assert_close(parts.weights[:half], whole.weights[:half], rtol=0, atol=0)
+    moved = [(d.weights - begin)[half:] for d in (whole, parts)]
+    torch.testing.assert_close(moved[1], 2 * moved[0], rtol=1e-3, atol=1e-6)
+
+
+def test_while_the_rate_falls_all_parts_learn_alike():
+    whole, parts = (descent(rate=1e-2, least=1e-3, paces=paces) for paces in ((1.0,), (1.0, 2.0)))
+    for d in (whole, parts):
+        d.step(gentle)
+    torch.testing.assert_close(parts.weights, whole.weights, rtol=0, atol=0)

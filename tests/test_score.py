@@ -81,8 +81,8 @@ def test_a_hair_of_skill_is_not_believed_and_does_not_cost_the_place():
 
 
 def test_a_mixture_is_believed_the_sooner_the_more_is_known_and_stays_until_it_has_nothing_left():
-    assert judged(0.995, 1.2, 1.0, count=200, mixed=True)[0] == "last_value"
-    name, _, serving = judged(0.995, 1.2, 1.0, count=3_000, mixed=True)
+    assert judged(0.99, 1.2, 1.0, count=200, mixed=True)[0] == "last_value"
+    name, _, serving = judged(0.99, 1.2, 1.0, count=3_000, mixed=True)
     assert name == "net"
     assert judged(0.9999, 1.2, 1.0, count=3_000, before=serving, mixed=True)[0] == "net"
     assert judged(1.0001, 1.2, 1.0, count=3_000, before=serving, mixed=True)[0] == "last_value"
@@ -96,7 +96,7 @@ def test_of_two_naive_forecasts_that_are_both_right_where_a_series_stands_still_
 def test_the_season_before_need_not_be_beaten_where_the_last_value_is_as_good():
     assert judged(0.80, 0.79, 1.0)[:2] == ("seasonal_naive", "no_skill")
     assert judged(0.80, 0.99, 1.0)[0] == "net"
-    assert judged(0.99, 0.985, 1.01, mixed=True)[0] == "net"
+    assert judged(0.955, 0.98, 1.0, mixed=True)[0] == "net"
 
 
 def test_who_is_better_in_storms_serves_though_worse_on_other_days():
