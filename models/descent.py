@@ -15,8 +15,9 @@ from models.network import Ensemble, Flat
 CLIP_NORM = 1.0
 PATIENCE = 5  # bad steps in a row, after which the last good weights come back
 # Steps that the served weights are a mean of, about (Polyak & Juditsky 1992): noise of single steps is not served. Of 100 ETTh2 loses
-# 0.1 % at long leads, of 50 0.2 % more (LOG 2026-11-26, 2026-11-27).
+# 0.1 % at long leads, of 50 0.2 % more; young weights move fast, and a tenth of their steps was too many (LOG 2026-11-26, 2026-11-27).
 AVERAGED = 200
+YOUNG = 20  # their mean is of a twentieth of the steps so far
 GOOD_EVERY = 50  # good steps between copies that a rollback returns to
 
 # Rules by the rate that is their own here (LOG 2026-11-26). Adam: Kingma & Ba 2015; AdamW: Loshchilov & Hutter 2019; sgd: with momentum.
@@ -117,7 +118,7 @@ class Descent:
         if not math.isfinite(float(self.weights.sum())):
             self._restore(kept)
             return self._skip("weights", size, norm)
-        self.average.lerp_(self.weights, max(1 / AVERAGED, 20 / (20 + self.steps)))
+        self.average.lerp_(self.weights, max(1 / AVERAGED, YOUNG / (YOUNG + self.steps)))
         self.bad = 0
         if self.steps % GOOD_EVERY == 0:
             for good, mine in zip(self.good, [self.weights, *self.moments], strict=True):

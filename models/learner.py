@@ -33,7 +33,7 @@ from models.handover import Incoming, Staging, opened, read_on
 from models.heads import MIDDLE
 from models.inputs import CLIP, LAGS, View
 from models.mixture import groups
-from models.network import MANNERS, Ensemble, Flat
+from models.network import Ensemble, Flat, manners
 from models.regimes import Regimes
 from models.replay import EACH, Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
@@ -249,7 +249,7 @@ class Learner:
         rate = c.rate or RATES[c.optimiser]
         least = c.least_rate or rate * LEAST_RATE
         clip = CLIP_NORM * self.members**0.5  # of all together
-        paces = [MANNERS[k % len(MANNERS)].pace for k in range(self.members)]  # members have as many weights, one behind the other
+        paces = [manner.pace for manner in manners(self.members)]  # members have as many weights each, one behind the other
         descent = {"rate": rate, "least": least, "halving": c.halving, "clip": clip, "rule": c.optimiser, "paces": paces}
         return {"network": network, "descent": descent}
 

@@ -35,6 +35,11 @@ MANNERS = (
 )
 
 
+def manners(members: int) -> list[Manner]:
+    """Of each member; of more than there are manners, the first ones again."""
+    return [MANNERS[k % len(MANNERS)] for k in range(members)]
+
+
 class Network(nn.Module):
     """Weights shared by all series. What it says is a correction to a naive forecast, so that it starts where that is."""
 
@@ -126,9 +131,9 @@ class Ensemble(nn.Module):
         self.members = nn.ModuleList(
             Network(
                 features=features, own=own, week=week, hidden=hidden, horizon=horizon, levels=levels, seed=seed + 1000 * k, cell=cell,
-                manner=MANNERS[k % len(MANNERS)], known=known,
+                manner=manner, known=known,
             )
-            for k in range(members)
+            for k, manner in enumerate(manners(members))
         )  # fmt: skip
 
     def forward(self, x: Tensor, carry: Tensor) -> tuple[list[Tensor], Tensor]:
