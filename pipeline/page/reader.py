@@ -48,6 +48,7 @@ OPTIONS: Mapping[str, Any] = {
     "reconnect_backoff_max_ms": 1_000,
     "metrics_enabled": False,
 }
+AT_ONCE: Mapping[str, Any] = {**OPTIONS, "fetch_min_bytes": 1}  # who looks back reads what is there: waiting for more took 0.3 s a chunk
 
 
 class Link(NamedTuple):
@@ -73,6 +74,7 @@ class Reader:
         self._live_from: dict[TopicPartition, int] = {}  # where the log ended when we began
         self._caught_up = time.monotonic()
         self._wanted: queue.Queue[str] = queue.Queue(maxsize=8)
+        self._past = threading.Event()  # read: where a series lies is known
         self._stop = threading.Event()
         self.error: Exception | None = None  # a bug: whoever serves the page ends with it, for a page that reads nothing tells lies
         self._threads = [threading.Thread(target=self._guarded, args=(run,), daemon=True) for run in (self._run, self._run_back)]
@@ -191,6 +193,8 @@ class Reader:
         self._tell("reading")
         left = {p: max(ends[p] - self._positions[p], 0) for p in there}
         self.behind = sum(left.values())
+        if all(self._positions[p] >= self._live_from[p] for p in there):
+            self._past.set()
         now = time.monotonic()
         if self.behind < BEHIND_RECORDS:
             self._caught_up = now
@@ -225,22 +229,32 @@ class Reader:
 
     def _run_back(self) -> None:
         while not self._stop.is_set():
+            if not self._past.wait(0.2):
+                continue
             try:
                 name = self._wanted.get(timeout=0.2)
             except queue.Empty:
                 continue
-            if not anybody(self._options["bootstrap_servers"]):
-                continue
-            try:
-                consumer = KafkaConsumer(**self._options, bootstrap_timeout_ms=5_000)
-            except errors.KafkaError:
-                continue  # the one that follows says so
-            try:
-                self._read_back(consumer, name)
-            except errors.KafkaError as error:
-                LOG.warning("the past of a series cannot be read: %s", error)
-            finally:
-                consumer.close(autocommit=False, timeout_ms=1_000)
+            if not self._looked_back(name):
+                self.look_back(name)
+                self._stop.wait(AGAIN_SECONDS)
+
+    def _looked_back(self, name: str) -> bool:
+        """False if the brokers would not have it, which the thread that follows says: to be tried again."""
+        if not anybody(self._options["bootstrap_servers"]):
+            return False
+        try:
+            consumer = KafkaConsumer(**{**self._options, **AT_ONCE}, bootstrap_timeout_ms=5_000)
+        except errors.KafkaError:
+            return False
+        try:
+            self._read_back(consumer, name)
+        except errors.KafkaError as error:
+            LOG.warning("the past of a series cannot be read: %s", error)
+            return False
+        finally:
+            consumer.close(autocommit=False, timeout_ms=1_000)
+        return True
 
     def _read_back(self, consumer: KafkaConsumer, name: str) -> None:
         """Look through a series' partitions for its older records, the newest chunk first."""
