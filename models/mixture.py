@@ -21,12 +21,13 @@ FORGET = 0.9998  # of what stacking and weighing remember, an instant
 RIDGE = 0.01  # pull of the prior weights on stacking, in mean squares of the experts' forecasts
 QUIET = 0.3  # squared naive errors: mean square that experts count with at least; in their first hours weights of 200 followed them
 EAGER = 0.03  # rate of the weighing, an instant
-SURE = 60.0  # times the relative difference in error that it comes to at most: who is sure of the best is not as good as some together
+SURE = 100.0  # times the relative difference in error that it comes to at most, at lead 1: the best alone is not as good as some together
+OVERLAP = 1 / 3  # how sure anybody is falls with this power of lead: errors of long leads overlap, and a thousand of them say little
 OWN_RATE = 0.002  # of forgetting in a series' own errors: 500 instants
-OWN_EAGER = 0.1  # 50 times the relative difference, once those are remembered
+OWN_EAGER = 0.1  # 50 times the relative difference at lead 1, once those are remembered
 LEAST = -60.0  # of what a series' own errors may take from a voice: nothing is left of it
 BOUND = 10.0  # naive errors: what is farther off counts as this
-NETS = 0.9  # of the prior weight: what the networks have together
+NETS = 0.95  # of the prior weight: what the networks have together
 VOICES = (0.15, 0.1, 0.25, 0.5)  # prior weight of all experts one by one, of the level once more, of the stack, of the prior combination
 
 
@@ -82,6 +83,8 @@ class Mixture:
         self.seen = np.zeros(horizon)  # discounted instants
         self._group = groups(horizon)
         self.groups = several(horizon)
+        self._sure = np.arange(1, horizon + 1) ** -OVERLAP
+        self._own_sure = np.bincount(self._group, self._sure) / np.bincount(self._group)
         self.weigh()
 
     @property
@@ -112,7 +115,7 @@ class Mixture:
         shut = np.where(self.allowed, 0.0, 1e12)  # an expert that may not have weight is pulled to nothing
         normal = self.gram + (pull[..., None] + shut) * np.eye(count)
         self.stacked = np.linalg.solve(normal, (self.cross + pull * self.prior)[..., None])[..., 0]
-        score = self._start - np.minimum(EAGER * self.seen, SURE)[:, None] * self._behind(self.loss)
+        score = self._start - np.minimum(EAGER * self.seen, SURE * self._sure)[:, None] * self._behind(self.loss)
         self.voice = score - score.max(1, keepdims=True)
 
     @property
@@ -132,7 +135,8 @@ class Mixture:
     def lean(self, loss: np.ndarray, count: np.ndarray) -> np.ndarray:
         """(N, G, V) what series' own mean squared errors (N, V, G) over (N, G) scores add to the voices' logarithms."""
         heard = np.minimum(count, 1 / OWN_RATE)[..., None]
-        return np.asarray(np.maximum(-OWN_EAGER * heard * self._behind(loss.transpose(0, 2, 1)), LEAST))
+        eager = OWN_EAGER * self._own_sure[:, None]
+        return np.asarray(np.maximum(-eager * heard * self._behind(loss.transpose(0, 2, 1)), LEAST))
 
     def _behind(self, loss: np.ndarray) -> np.ndarray:
         """(..., V) how much worse than the best of those who may speak, as a part."""

@@ -143,8 +143,9 @@ LEAVE = ENTER / 3
 # Of 0.07, mixtures served 20 % of the forecasts of random walks (mean of five); of 0.15, 4 %; ETTh2 is the same (LOG 2026-11-27).
 SURE = 0.2
 YOUNG = 3.0  # evidence counts newer scores more from the start: a model's first errors are not its later ones
-# Naive errors that the season before must be nearer by than the last value, to be the better one: where a series has stood still both have
-# been right for long, and when it jumps the season before is wrong for a season.
+# Naive errors that the season before must be nearer by than the last value, to be the better one, at lead 1, and more by the third root of
+# lead, as fast as means over what `rates` remember of overlapping errors wander: where a series has stood still both have been right for
+# long, and when it jumps the season before is wrong for a season.
 VISIBLE = 0.03
 
 
@@ -164,9 +165,9 @@ def choose(evidence: np.ndarray, count: np.ndarray, before: np.ndarray, *, neede
     storm. It gives way to one that is as good in both. Fewer than `needed` scores: whichever baseline is better so far, `cold_start`.
     """
     net, seasonal, last, *squared = (evidence[..., k, :] for k in range(6))
-    better = np.where(seasonal < last - VISIBLE, SEASONAL, LAST)
-    serving = (before & 3) == NET
     leads = np.arange(1, net.shape[-1] + 1)
+    better = np.where(seasonal < last - VISIBLE * leads ** (1 / 3), SEASONAL, LAST)
+    serving = (before & 3) == NET
     if mixed:
         remembered = np.clip(count / YOUNG, 1, 1 / rates(len(leads), mixed=True))
         margin = np.where(serving, 0.0, SURE * leads**0.25 / np.sqrt(remembered))
