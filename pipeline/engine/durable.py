@@ -27,6 +27,10 @@ FREEZING = 0.05
 # Work is scarce when little comes in; once a minute all the same, so that the decisions that an account repeats stay few and
 # the input that a recovery reads again is still there.
 AT_LEAST_EVERY = 12  # times `snapshot_every_s`
+# Copying the state and writing it takes processor time from what is at work: a snapshot that is due waits for a rest, no commit for so many
+# intervals, but not for ever. In a burst of 10,000 series a minute it always fell into the burst, and forecasts waited for it.
+REST = 2.0  # times `interval_s`
+RESTLESS = 1.2  # what is due waits until it is this many times due
 # When a commit is due and nothing has changed, look again after this part of the interval: a sample after silence waits
 # no longer than that, and the account is not made for every mark of an idle source. No two commits are closer than that.
 UNCHANGED = 0.1
@@ -58,6 +62,7 @@ class Ledger:
         self._repeating: dict[str, Any] | None = None  # the account that a repetition runs to
         self._next_commit = 0.0  # monotonic clock, s
         self._idle_commit = 0.0  # the same for an engine that has nothing else to do
+        self._committed_at = 0.0
         self._next_freeze = 0.0
         self._last_freeze = 0.0
         self._repeatable = 0.0  # s of work since the last snapshot was frozen
@@ -102,7 +107,11 @@ class Ledger:
 
     def due(self) -> float:
         """When to come back at the latest (monotonic clock, s), if no bundle runs before."""
-        return math.inf if self._rested or self.repeating else self._idle_commit
+        if self.repeating:
+            return math.inf
+        commit = math.inf if self._rested else self._idle_commit
+        freeze = self._rests_at() if self._freeze_due(time.monotonic(), resting=True) else math.inf
+        return min(commit, freeze)
 
     def quiet(self, *, wanted: bool, idle: bool = False) -> bool:
         """Everything read is processed or put off: do what is due. True if it committed.
@@ -116,7 +125,7 @@ class Ledger:
             self._resume(self._repeating)
         self._collect()
         now = time.monotonic()
-        if self._freeze_due(now):
+        if self._freeze_due(now, resting=idle and self._rested and now >= self._rests_at()):
             name, frozen = self._freeze()
             self._writing = name, self._writer.submit(self._write, name, frozen)
         if now < (self._idle_commit if idle else self._next_commit) or self._rested:
@@ -162,6 +171,7 @@ class Ledger:
         self._how.point("before_commit")
         self._how.committer.commit(record)
         self._how.point("after_commit")
+        self._committed_at = time.monotonic()
         self._commits, self._account, self._named = record["number"], account, named
         self._clean()
         return True
@@ -177,10 +187,14 @@ class Ledger:
             self._folder.remove(name)
             self._known.discard(name)
 
-    def _freeze_due(self, now: float) -> bool:
+    def _rests_at(self) -> float:
+        """From when on nothing that comes now belongs to what came last (monotonic clock, s)."""
+        return self._committed_at + REST * self._how.interval_s
+
+    def _freeze_due(self, now: float, *, resting: bool) -> bool:
         if self._writing is not None or now < self._next_freeze or self._commits == self._frozen_at:
             return False  # at work already, too early, or nothing new: without progress there are no commits
-        every = self._how.snapshot_every_s
+        every = self._how.snapshot_every_s * (1.0 if resting else RESTLESS)
         return self._pressing or self._repeatable >= every or now - self._last_freeze >= AT_LEAST_EVERY * every
 
     def _freeze(self) -> tuple[str, Callable[[], bytes]]:

@@ -76,7 +76,8 @@ class Durability:
 
     A commit is made at the first quiet moment once `interval_s` has passed since the last one, or sooner when there is nothing
     else to do, if the account has changed: an idle topic costs the broker nothing, and a sample after silence is committed
-    almost at once. A snapshot is made when what would have to be repeated after a crash is `snapshot_every_s` of work.
+    almost at once. A snapshot is made when what would have to be repeated after a crash is `snapshot_every_s` of work, in a rest if
+    there is one soon.
     """
 
     application: str
