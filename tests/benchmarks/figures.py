@@ -148,8 +148,8 @@ def through_kafka(what: str, series: int, minutes: int, *, real_time: bool) -> N
         make_topic(settings, f"{name}.in", 4)
         words = [w for k, v in flags(broker.bootstrap, name, folder).items() for w in ("--set", f"{k}={v}")]
         feeding = threading.Thread(target=produce, args=(broker.bootstrap, f"{name}.in", series, minutes), kwargs={"real_time": real_time})
-        feeding.start()
         if not real_time:
+            feeding.start()
             feeding.join()
         rate = None if real_time else bare(broker.bootstrap, f"{name}.in", 4)
         began = time.perf_counter()
@@ -157,6 +157,8 @@ def through_kafka(what: str, series: int, minutes: int, *, real_time: bool) -> N
         status = KafkaConsumer(f"{name}.status.v1", bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest")
         first, half = None, 0
         for message in status:
+            if feeding.ident is None:
+                feeding.start()  # in real time: not before it reads, or the first burst waits for imports
             seen = json.loads(message.value).get("ledger", {}).get("consumed", 0)
             first = first or (time.perf_counter() if seen else None)
             half = half or (memory_mib(child.pid) if seen >= series * minutes / 2 else 0)
