@@ -24,6 +24,7 @@ from models.inputs import LAGS
 from models.learner import Learner
 from models.network import Ensemble
 from models.past import CHUNKS, DEPTH, LANES, Carries, Chunk, Past, Scales, chunks, drawn
+from models.snapshot import Parts
 
 FEWEST, GROUPS, MOST = 4, 64, 1_000  # of lanes, in a pass
 WATCHED = 256  # lanes, at most, that say after each pass how good it is
@@ -143,12 +144,12 @@ class Teacher:
 
     # What a process that dies leaves to the next
 
-    def state(self) -> dict[str, bytes]:
+    def state(self) -> Parts:
         arrays = {name: t.cpu().numpy() for name, t in self.descent.tensors().items()}
         arrays |= {"kept": self.kept.cpu().numpy(), "best": self.best.numpy()}
         return snapshot.pack(arrays, {"descent": self.descent.counts(), "first_step": self.first_step, "progress": vars(self.progress)})
 
-    def load(self, parts: dict[str, bytes]) -> None:
+    def load(self, parts: Parts) -> None:
         """The inverse of `state`. Raises snapshot.SnapshotDamaged."""
         arrays, rest = snapshot.unpack(parts)
         tensors = {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
@@ -231,7 +232,7 @@ def train(
     begin: Begin | None,
     budget: Budget,
     clock: Callable[[], float],
-    resume: dict[str, bytes] | None,
+    resume: Parts | None,
     saved: Callable[[Teacher], None],
     told: Callable[[Teacher], None],
     go: Callable[[Teacher, Lanes], None] = walk,

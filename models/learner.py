@@ -37,6 +37,7 @@ from models.network import Ensemble, Flat, manners
 from models.regimes import Regimes
 from models.replay import EACH, Replay, Waiting, mixed
 from models.score import BASELINES, REASONS
+from models.snapshot import Parts
 
 __all__ = ["REASONS", "START", "Cells", "Config", "Decision", "Exercise", "Learner", "Step", "Tells"]
 
@@ -933,11 +934,11 @@ class Learner:
         """The mixture's weights of all series together, by expert and lead; of a model that is no mixture, nothing."""
         return {} if self.others.alone else self.others.weights()
 
-    def snapshot(self) -> dict[str, bytes]:
+    def snapshot(self) -> Parts:
         """All of it as named bytes; `restore` is the inverse."""
         return snapshot.pack(*self._held())
 
-    def frozen(self) -> Callable[[], dict[str, bytes]]:
+    def frozen(self) -> Callable[[], Parts]:
         """The snapshot of now, to be made of a copy by whoever calls it, in any thread: its hash takes longer than its copy."""
         return snapshot.later(*self._held())
 
@@ -974,7 +975,7 @@ class Learner:
         return arrays, rest
 
     @classmethod
-    def restore(cls, config: Config, parts: dict[str, bytes]) -> Learner:
+    def restore(cls, config: Config, parts: Parts) -> Learner:
         """The learner that `snapshot` was taken of; raises snapshot.SnapshotDamaged."""
         return cls._made_of(config, *snapshot.unpack(parts))
 

@@ -31,6 +31,7 @@ from models.exam import examined
 from models.learner import Config, Learner
 from models.past import Past, Scales, scales
 from models.regimes import forgotten
+from models.snapshot import Parts
 from pipeline import history, lease, schedule
 from pipeline.configure import config_of, shape_of
 from pipeline.history import History, NoHistory
@@ -192,14 +193,14 @@ class Run:
         write(folder / JOB, json.dumps(Job(said, now, parent, positions)._asdict()).encode())
         return Job(said, now, parent, positions)
 
-    def _checkpoint(self) -> dict[str, bytes] | None:
+    def _checkpoint(self) -> Parts | None:
         path = self._asked.folder / CHECKPOINT
         if not path.exists():
             return None
-        parts: dict[str, bytes] = msgspec.msgpack.decode(path.read_bytes())
+        parts: Parts = msgspec.msgpack.decode(path.read_bytes())
         return parts
 
-    def _save(self, parts: dict[str, bytes]) -> None:
+    def _save(self, parts: Parts) -> None:
         write(self._asked.folder / CHECKPOINT, msgspec.msgpack.encode(parts))
 
     # Parts of it

@@ -24,6 +24,7 @@ import torch
 
 from models.handover import Incoming
 from models.learner import REASONS, Cells, Config, Decision, Learner
+from models.snapshot import Parts
 from models.versus import PROMOTED, REFUSED, Guards, Verdict, Versus
 from models.versus import Rules as Judging
 from pipeline.events import BETTER, END, SHADOW, SWITCH, Plan
@@ -95,12 +96,12 @@ class Shadow:
         coverage = float(pool.covered[-1].sum() / scored) if len(pool.covered) and scored else None
         return self.versus.judge(Guards(coverage, self.broken, latency))
 
-    def frozen(self) -> tuple[Callable[[], dict[str, bytes]], list[Any]]:
+    def frozen(self) -> tuple[Callable[[], Parts], list[Any]]:
         columns = {name: [a.dtype.str, list(a.shape), a.tobytes()] for name, a in self.versus.state().items()}
         return self.learner.frozen(), [self.role, self.since, self.said, self.broken, columns]
 
     @classmethod
-    def thaw(cls, config: Config, rules: Judging, parts: dict[str, bytes], rest: list[Any]) -> Shadow:
+    def thaw(cls, config: Config, rules: Judging, parts: Parts, rest: list[Any]) -> Shadow:
         """The inverse of `frozen`. Raises snapshot.SnapshotDamaged."""
         self = cls(Learner.restore(config, parts), role=rest[0], since=rest[1], rules=rules)
         self.said, self.broken = rest[2], rest[3]
