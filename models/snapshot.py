@@ -24,8 +24,7 @@ def pack(arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> Parts:
     return later(arrays, rest)()
 
 
-def sealed(tensors: memoryview, rest: dict[str, Any]) -> Parts:
-    text = json.dumps(rest, sort_keys=True).encode()
+def sealed(tensors: memoryview, text: bytes) -> Parts:
     seal = {"format": FORMAT, "sha256": {"tensors": hashlib.sha256(tensors).hexdigest(), "rest": hashlib.sha256(text).hexdigest()}}
     return {"tensors": tensors, "rest": text, "seal": json.dumps(seal).encode()}
 
@@ -54,9 +53,9 @@ def laid_out(arrays: dict[str, np.ndarray]) -> memoryview:
 
 
 def later(arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> Callable[[], Parts]:
-    """What gives `pack` of the arrays as they are now, once, in any thread; only the copying is done at once."""
-    copy = [laid_out(arrays)]
-    return lambda: sealed(copy.pop(), rest)
+    """What gives `pack` of arrays and values as they are now, once, in any thread: what takes longest, their hashes, is left to it."""
+    copy, text = [laid_out(arrays)], json.dumps(rest, sort_keys=True).encode()
+    return lambda: sealed(copy.pop(), text)
 
 
 def unpack(parts: Parts) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

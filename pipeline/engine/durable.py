@@ -109,9 +109,9 @@ class Ledger:
         """When to come back at the latest (monotonic clock, s), if no bundle runs before."""
         if self.repeating:
             return math.inf
-        commit = math.inf if self._rested else self._idle_commit
-        freeze = self._rests_at() if self._freeze_due(time.monotonic(), resting=True) else math.inf
-        return min(commit, freeze)
+        if not self._rested:
+            return self._idle_commit
+        return self._rests_at() if self._freeze_due(time.monotonic(), resting=True) else math.inf
 
     def quiet(self, *, wanted: bool, idle: bool = False) -> bool:
         """Everything read is processed or put off: do what is due. True if it committed.
