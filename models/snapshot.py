@@ -25,12 +25,13 @@ def pack(arrays: dict[str, np.ndarray], rest: dict[str, Any]) -> Parts:
 
 
 def sealed(tensors: memoryview, text: bytes) -> Parts:
+    """Arrays and values that are bytes already, beside what `unpack` knows them by."""
     seal = {"format": FORMAT, "sha256": {"tensors": hashlib.sha256(tensors).hexdigest(), "rest": hashlib.sha256(text).hexdigest()}}
     return {"tensors": tensors, "rest": text, "seal": json.dumps(seal).encode()}
 
 
 def laid_out(arrays: dict[str, np.ndarray]) -> memoryview:
-    """A copy of arrays in any layout, as the file that safetensors' `save` would make (https://github.com/huggingface/safetensors, Format).
+    """A copy of arrays in any layout, as a file that safetensors reads (its format: https://github.com/huggingface/safetensors).
 
     One copy, without the interpreter's lock; `save` makes two more of contiguous ones, under it: 3 GB and half a second of 100,000 series.
     """

@@ -48,7 +48,7 @@ OPTIONS: Mapping[str, Any] = {
     "reconnect_backoff_max_ms": 1_000,
     "metrics_enabled": False,
 }
-AT_ONCE: Mapping[str, Any] = {**OPTIONS, "fetch_min_bytes": 1}  # who looks back reads what is there: waiting for more took 0.3 s a chunk
+AT_ONCE: Mapping[str, Any] = {"fetch_min_bytes": 1}  # who looks back reads what is there: waiting for more took 0.3 s a chunk
 
 
 class Link(NamedTuple):
