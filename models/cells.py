@@ -123,8 +123,8 @@ class LSTM(nn.Module):
         if torch.is_grad_enabled():
             outputs, cells = Unroll.apply(driven, self.again, carry.hidden, carry.cell)
         else:
-            before, states, _ = unrolled(driven, self.again, carry.hidden, carry.cell)
-            outputs, cells = torch.stack(before[1:], 1), torch.stack(states[1:], 1)
+            states = unrolled(driven, self.again, carry.hidden, carry.cell)
+            outputs, cells = (a[1:].transpose(0, 1) for a in (states.hidden, states.cell))
         return outputs, Carry(at_ends(outputs, lengths), at_ends(cells, lengths))
 
     def at_once(self, x: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
@@ -135,19 +135,31 @@ class LSTM(nn.Module):
         return said, Carry(hidden[0], cell[0])
 
 
-def unrolled(driven: Tensor, again: Tensor, hidden: Tensor, cell: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Hidden and cell states (B, D) before the first step and after each, and the gates (B, 4D) of each; driven (B, T, 4D) is W x + b."""
-    size = hidden.shape[1]
-    before, cells, gates = [hidden], [cell], []
-    for t in range(driven.shape[1]):
-        raw = torch.addmm(driven[:, t], before[-1], again.t())
-        gate = torch.sigmoid(raw)  # one call for all four: half of a small step's time is in calling
-        torch.tanh(raw[:, 2 * size : 3 * size], out=gate[:, 2 * size : 3 * size])
+class States(NamedTuple):
+    """What an LSTM went through: of each step, and before the first (B, D)."""
+
+    hidden: Tensor  # (T + 1, B, D)
+    cell: Tensor  # (T + 1, B, D)
+    raised: Tensor  # (T, B, D) tanh(c')
+    gates: Tensor  # (T, B, 4D)
+
+
+def unrolled(driven: Tensor, again: Tensor, hidden: Tensor, cell: Tensor) -> States:
+    """From driven (B, T, 4D), which is W x + b; written where it is kept: numbers are few, and moving them is half of the work."""
+    (batch, steps), size = driven.shape[:2], hidden.shape[1]
+    states = States(
+        *(driven.new_empty(count, batch, width * size) for count, width in ((steps + 1, 1), (steps + 1, 1), (steps, 1), (steps, 4)))
+    )
+    states.hidden[0], states.cell[0] = hidden, cell
+    raw = driven.new_empty(batch, 4 * size)
+    for t in range(steps):
+        torch.addmm(driven[:, t], states.hidden[t], again.t(), out=raw)
+        gate = torch.sigmoid(raw, out=states.gates[t])  # one call for all four: half of a small step's time is in calling
         i, f, g, o = gate.chunk(4, 1)
-        cells.append(f * cells[-1] + i * g)
-        before.append(o * torch.tanh(cells[-1]))
-        gates.append(gate)
-    return before, cells, gates
+        torch.tanh(raw[:, 2 * size : 3 * size], out=g)
+        torch.mul(f, states.cell[t], out=states.cell[t + 1]).add_(i * g)
+        torch.mul(o, torch.tanh(states.cell[t + 1], out=states.raised[t]), out=states.hidden[t + 1])
+    return states
 
 
 class Unroll(torch.autograd.Function):
@@ -156,30 +168,33 @@ class Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, driven: Tensor, again: Tensor, hidden: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
         """Driven (B, T, 4D) is W x + b -> hidden and cell states (B, T, D)."""
-        before, cells, gates = unrolled(driven, again, hidden, cell)
-        ctx.save_for_backward(again, torch.stack(before), torch.stack(cells), torch.stack(gates))
-        return torch.stack(before[1:], 1), torch.stack(cells[1:], 1)
+        states = unrolled(driven, again, hidden, cell)
+        ctx.save_for_backward(again, *states)
+        ctx.set_materialize_grads(False)
+        return states.hidden[1:].transpose(0, 1), states.cell[1:].transpose(0, 1)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The transposed equations, last step first."""
-        again, before, cells, gates = ctx.saved_tensors
+        again, before, cells, raised, gates = ctx.saved_tensors
         outputs, states = grads
-        size = again.shape[1]
-        slope = gates * (1 - gates)
-        g = gates[..., 2 * size : 3 * size]
-        torch.addcmul(torch.ones_like(g), g, g, value=-1, out=slope[..., 2 * size : 3 * size])
-        raised = torch.tanh(cells[1:])
-        opened = gates[..., 3 * size :] * (1 - raised * raised)
+        slope = torch.empty_like(gates)
         d_hidden, d_cell = torch.zeros_like(before[0]), torch.zeros_like(before[0])
         for t in range(len(gates) - 1, -1, -1):
-            i, f, g, _ = gates[t].chunk(4, 1)
-            d_hidden = d_hidden + outputs[:, t]
-            d_cell = torch.addcmul(d_cell + states[:, t], d_hidden, opened[t])
-            for into, part in zip(slope[t].chunk(4, 1), (d_cell * g, d_cell * cells[t], d_cell * i, d_hidden * raised[t]), strict=True):
-                into.mul_(part)
-            d_hidden = slope[t] @ again
-            d_cell = d_cell * f
+            gate, into = gates[t], slope[t]
+            i, f, g, o = gate.chunk(4, 1)
+            d_i, d_f, d_g, d_o = into.chunk(4, 1)
+            if outputs is not None:
+                d_hidden += outputs[:, t]
+            if states is not None:
+                d_cell += states[:, t]
+            d_cell.addcmul_(d_hidden, o * (1 - raised[t] * raised[t]))
+            torch.mul(gate, 1 - gate, out=into)
+            torch.addcmul(torch.ones_like(g), g, g, value=-1, out=d_g)
+            for part, of in ((d_i, d_cell * g), (d_f, d_cell * cells[t]), (d_g, d_cell * i), (d_o, d_hidden * raised[t])):
+                part.mul_(of)
+            d_hidden = into @ again
+            d_cell *= f
         d_again = slope.flatten(0, 1).t() @ before[:-1].flatten(0, 1)
         return slope.transpose(0, 1), d_again, d_hidden, d_cell
 

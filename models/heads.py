@@ -55,10 +55,11 @@ class Quantiles:
 
     def assemble(self, raw: Tensor, centre: Tensor) -> tuple[Tensor, Tensor]:
         """Numbers (B, outputs, H) around centre (B, H) -> median (B, H), quantiles (B, Q, H)."""
-        median = centre + raw[:, 0]
-        steps = softplus(raw[:, 1:])
-        low = median[:, None] - steps[:, : self.below].cumsum(1).flip(1)
-        high = median[:, None] + steps[:, self.below :].cumsum(1)
+        middle, steps = raw.split_with_sizes([1, self.below + self.above], 1)
+        median = centre + middle[:, 0]
+        below, above = softplus(steps).split_with_sizes([self.below, self.above], 1)
+        low = median[:, None] - below.cumsum(1).flip(1)
+        high = median[:, None] + above.cumsum(1)
         return median, torch.cat([low, median[:, None], high] if self.has_median else [low, high], 1)
 
 

@@ -94,13 +94,15 @@ class Network(nn.Module):
         else:  # all members have as many weights, so that they lie in one vector side by side
             raw = linear(output, self.head[:, : output.shape[1]], self.head_bias)
         raw = raw.view(x.shape[0], -1, self.horizon)  # `len` is a plain number: a graph made of this would be for as many rows
-        point = raw[:, 0]
+        # one split, for its gradient is one tensor: of each slice it is as large as the whole
+        alone, naive, known, spread = raw.split_with_sizes([1, PATHS, self.paths - PATHS, self.quantiles.outputs], 1)
+        point = alone[:, 0]
         if self.manner.seasonal:
-            point = blend + point + (raw[:, 1 : 1 + PATHS] * paths[:, :PATHS]).sum(1)
+            point = blend + point + (naive * paths[:, :PATHS]).sum(1)
         if self.manner.whole and self.paths > PATHS:
-            point = point + (raw[:, 1 + PATHS : 1 + self.paths] * paths[:, PATHS:]).sum(1)
+            point = point + (known * paths[:, PATHS:]).sum(1)
         # The point is trained by its own loss; the quantiles stand around it and do not pull at it.
-        median, quantiles = self.quantiles.assemble(raw[:, 1 + self.paths :], point.detach())
+        median, quantiles = self.quantiles.assemble(spread, point.detach())
         return Said(point, median, quantiles)
 
     def _seen(self, x: Tensor) -> Tensor:
