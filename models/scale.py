@@ -53,12 +53,12 @@ def blank(count: int, horizon: int, lean: tuple[int, int]) -> np.ndarray:
 
 def to_bytes(rows: np.ndarray) -> np.ndarray:
     """Rows as (C, bytes of a row) uint8."""
-    return np.frombuffer(rows.tobytes(), np.uint8).reshape(len(rows), rows.dtype.itemsize)
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), rows.dtype.itemsize)
 
 
 def from_bytes(data: np.ndarray, horizon: int, lean: tuple[int, int]) -> np.ndarray:
     """The inverse of `to_bytes`."""
-    return np.frombuffer(data.tobytes(), learnt(horizon, lean)).copy()
+    return data.reshape(-1).copy().view(learnt(horizon, lean))
 
 
 class Change:

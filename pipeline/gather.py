@@ -658,7 +658,7 @@ class Gather:
         return msgspec.msgpack.encode([self.reached, self.generations, parts, cells, series, rest, decisions])
 
     @classmethod
-    def restore(cls, rules: Rules, data: bytes, sources: Sequence[Source] = ()) -> Gather:
+    def restore(cls, rules: Rules, data: bytes | memoryview, sources: Sequence[Source] = ()) -> Gather:
         """The inverse of `state`. Partitions that were not there are taken up as idle ones: nobody has waited for them."""
         reached, generations, parts, cells, series, rest, decisions = msgspec.msgpack.decode(data)
         self = cls(rules, [*{*(Source(*p[0]) for p in parts), *sources}])

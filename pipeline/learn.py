@@ -32,6 +32,7 @@ from models.batch import padding
 from models.handover import Incoming
 from models.learner import REASONS, Cells, Config, Exercise, Learner, Step
 from models.learner import Decision as Learnt
+from models.snapshot import Parts
 from pipeline import compose, configure, events, metrics, succession, taught
 from pipeline.beside import tells
 from pipeline.compose import Told, Voice
@@ -82,9 +83,15 @@ STATUS_SECONDS = 0.5
 
 STATUS: dict[str, Any] = {}  # the newest status of the shard in this process, for tables and summaries
 OFFERS: deque[Offer] = deque()  # pointers to models that somebody has moved, for the shard in this process
-LIVE: dict[bytes, Shard] = {}  # what state cells stand for, in an engine that keeps them by reference
+# What state cells stand for, in an engine that keeps them by reference; a shard that has not been asked for yet is in `FROZEN`
+LIVE: dict[bytes, Shard] = {}
+FROZEN: dict[bytes, FrozenShard] = {}
 BY_REFERENCE = False
 TOKEN = b"live:"
+
+
+def new_token() -> bytes:
+    return TOKEN + uuid.uuid4().hex.encode()
 
 
 class Shard:
@@ -98,7 +105,7 @@ class Shard:
         self.ended: set[Source] = set()  # bounded sources that have nothing more
         self.taught: str | None = None  # SHA-256 of the model that it started from; None: from random weights
         self.learner = learner or Learner(spec.config)
-        self.token = TOKEN + uuid.uuid4().hex.encode()
+        self.token = new_token()
         self.queue: deque[events.Close] = deque()  # passed, not learnt yet
         self.learnt = events.START  # the last instant learnt
         self.windows = 0
@@ -611,11 +618,11 @@ class Shard:
         if count > g.dropped_decisions:
             g.decisions, g.dropped_decisions = g.decisions[count - g.dropped_decisions :], count
 
-    def freeze(self) -> bytes:
+    def freeze(self) -> Parts:
         return self.frozen()()
 
-    def frozen(self) -> Callable[[], bytes]:
-        """The shard of now as what makes its bytes, in any thread: only the copying keeps the engine."""
+    def frozen(self) -> Callable[[], Parts]:
+        """The shard of now as what makes its parts, in any thread: only the copying keeps the engine."""
         rest = {
             "shaped_by": shaping(self.spec),
             "queue": [[c.instant, c.cells, c.drop] for c in self.queue],
@@ -630,26 +637,29 @@ class Shard:
             "plans": [[*plan] for plan in self.succession.plans],
             "refused": self.refused,
         }
-        part, learner = self.gather.state(), self.learner.frozen()
-        if (shadow := self.succession.shadow) is None:
-            return lambda: msgspec.msgpack.encode([part, learner(), rest, None])
-        theirs, known = shadow.frozen()
-        return lambda: msgspec.msgpack.encode([part, learner(), rest, [theirs(), known]])
+        plain = {"gather": self.gather.state(), "rest": msgspec.msgpack.encode(rest)}
+        learners = {"learner": self.learner.frozen()}
+        if (shadow := self.succession.shadow) is not None:
+            learners["shadow"], known = shadow.frozen()
+            plain["judging"] = msgspec.msgpack.encode(known)
+        return lambda: plain | {f"{who}/{name}": part for who, parts in learners.items() for name, part in parts().items()}
 
     @classmethod
-    def thaw(cls, spec: Spec, data: bytes) -> Shard:
-        part, learner, rest, shadow = msgspec.msgpack.decode(data)
+    def thaw(cls, spec: Spec, parts: Parts) -> Shard:
+        """The inverse of `freeze`; no part is needed afterwards. Raises OtherSettings and models.snapshot.SnapshotDamaged."""
+        rest = msgspec.msgpack.decode(parts["rest"])
+        learner, shadow = ({n.removeprefix(who): part for n, part in parts.items() if n.startswith(who)} for who in ("learner/", "shadow/"))
         refuse_others(rest.get("shaped_by", {}), spec)
         spec = as_first_started(spec, rest)
-        self = cls(spec, part=Gather.restore(spec.rules, part, spec.sources), learner=Learner.restore(spec.config, learner))
+        self = cls(spec, part=Gather.restore(spec.rules, parts["gather"], spec.sources), learner=Learner.restore(spec.config, learner))
         self.queue = deque(events.Close(instant, [(s, c, v) for s, c, v in cells], drop) for instant, cells, drop in rest["queue"])
         self.learnt, self.windows, self.published = rest["learnt"], rest["windows"], rest["published"]
         self.digest, self.taught = int(rest["digest"], 16), rest["taught"]
         self.snapshots.extend((count, learnt) for count, learnt in rest["snapshots"])
         self.refused = rest["refused"]
         self.succession.plans = [events.Plan(*plan) for plan in rest["plans"]]
-        if shadow is not None and spec.succession is not None:
-            self.succession.shadow = Shadow.thaw(spec.config, spec.succession.judge, *shadow)
+        if shadow and spec.succession is not None:
+            self.succession.shadow = Shadow.thaw(spec.config, spec.succession.judge, shadow, msgspec.msgpack.decode(parts["judging"]))
         return self
 
 
@@ -730,9 +740,10 @@ def refuse_others(then: Mapping[str, Any], spec: Spec) -> None:
 
 
 class FrozenShard(NamedTuple):
-    """A shard as bytes, until the DoFn that knows its spec thaws it."""
+    """A shard as its parts, until the DoFn that knows its spec thaws it."""
 
-    data: bytes
+    parts: Parts
+    token: bytes = b""  # that stands for it in a cell
 
 
 class ShardCoder(coders.Coder):
@@ -740,14 +751,16 @@ class ShardCoder(coders.Coder):
 
     def encode(self, value: Shard | FrozenShard) -> bytes:
         if isinstance(value, FrozenShard):
-            return value.data
+            return value.token or msgspec.msgpack.encode(value.parts)
         if BY_REFERENCE:
             LIVE[value.token] = value
             return value.token
-        return value.freeze()
+        return msgspec.msgpack.encode(value.freeze())
 
     def decode(self, encoded: bytes) -> Shard | FrozenShard:
-        return LIVE[encoded] if encoded.startswith(TOKEN) else FrozenShard(encoded)
+        if not encoded.startswith(TOKEN):
+            return FrozenShard(msgspec.msgpack.decode(encoded))
+        return LIVE[encoded] if encoded in LIVE else FROZEN[encoded]
 
     def is_deterministic(self) -> bool:
         return True
@@ -787,7 +800,9 @@ def wake(spec: Spec, frozen: FrozenShard | None) -> Shard:
         if spec.champion is not None:  # whoever was champion then; a file's hash is longer than a version's name
             then = RECOVERY["taught"] or ""
             spec = spec._replace(champion=spec.champion._replace(version=then if len(then) <= taught.NAME else ""))
-    shard = Shard.begin(spec) if frozen is None else Shard.thaw(spec, frozen.data)
+    shard = Shard.begin(spec) if frozen is None else Shard.thaw(spec, frozen.parts)
+    if frozen is not None:
+        FROZEN.pop(frozen.token, None)
     if RECOVERY is not None:
         if shard.taught != RECOVERY["taught"]:  # only before the first snapshot that holds a shard
             raise OtherModel(
@@ -812,6 +827,7 @@ class LiveShard:
         global BY_REFERENCE  # noqa: PLW0603 - one engine a process; the coder is made by unpickling and has no other way to know
         BY_REFERENCE = True
         LIVE.clear()
+        FROZEN.clear()
         STATUS.clear()
         OFFERS.clear()
 
@@ -823,13 +839,14 @@ class LiveShard:
         for shard in LIVE.values():
             shard.close()
 
-    def freeze(self, cell: bytes) -> Callable[[], bytes]:
-        coder = ShardCoder().get_impl()
-        value = coder.decode_nested(cell)
-        if isinstance(value, FrozenShard):
-            return lambda: cell
-        frozen = value.frozen()
-        return lambda: bytes(coder.encode_nested(FrozenShard(frozen())))
+    def freeze(self, cell: bytes) -> Callable[[], Parts]:
+        value = ShardCoder().get_impl().decode_nested(cell)
+        return (lambda: value.parts) if isinstance(value, FrozenShard) else value.frozen()
+
+    def thaw(self, parts: Parts) -> bytes:
+        frozen = FrozenShard(parts, new_token())
+        FROZEN[frozen.token] = frozen
+        return bytes(ShardCoder().get_impl().encode_nested(frozen))
 
     def account(self) -> dict[str, Any]:
         shard = self.shard()

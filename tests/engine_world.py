@@ -116,12 +116,16 @@ class World:
         self.hold: dict[str, int] = {}  # partition -> position at which the source has nothing yet
         self.mismatches = 0
 
-    def freeze(self, cell: bytes) -> Callable[[], bytes]:
+    def freeze(self, cell: bytes) -> Callable[[], dict[str, bytes]] | None:
         if BytesCoder().get_impl().decode_nested(cell) != TOKEN:
-            return lambda: cell
+            return None
         assert self.live is not None
-        frozen = json.dumps([self.live.positions, self.live.sums]).encode()
-        return lambda: bytes(BytesCoder().get_impl().encode_nested(frozen))
+        frozen = {name: json.dumps(of).encode() for name, of in (("positions", self.live.positions), ("sums", self.live.sums))}
+        return lambda: frozen
+
+    def thaw(self, parts: Mapping[str, bytes | memoryview]) -> bytes:
+        whole = b"[" + bytes(parts["positions"]) + b"," + bytes(parts["sums"]) + b"]"
+        return bytes(BytesCoder().get_impl().encode_nested(whole))
 
     def account(self) -> dict[str, Any]:
         live = self.live or Sums()

@@ -19,15 +19,15 @@ def file_of(folder: Folder, name: str) -> Path:
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "new" / "folder")
-    folder.write("1", BODY)
-    folder.write("2", b"")
+    folder.write("1", [BODY])
+    folder.write("2", [])
     assert (folder.read("1"), folder.read("2"), folder.ids()) == (BODY, b"", ["1", "2"])
 
 
 @given(at=st.integers(0, HEADER.size + len(BODY) - 1), bit=st.integers(0, 7))
 def test_every_flipped_bit_is_seen(tmp_path_factory: pytest.TempPathFactory, at: int, bit: int) -> None:
     folder = Folder(tmp_path_factory.mktemp("folder"))
-    folder.write("1", BODY)
+    folder.write("1", [BODY])
     data = bytearray(file_of(folder, "1").read_bytes())
     data[at] ^= 1 << bit
     file_of(folder, "1").write_bytes(data)
@@ -38,7 +38,7 @@ def test_every_flipped_bit_is_seen(tmp_path_factory: pytest.TempPathFactory, at:
 @given(length=st.integers(0, HEADER.size + len(BODY) - 1))
 def test_every_truncation_is_seen(tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     folder = Folder(tmp_path_factory.mktemp("folder"))
-    folder.write("1", BODY)
+    folder.write("1", [BODY])
     file_of(folder, "1").write_bytes(file_of(folder, "1").read_bytes()[:length])
     with pytest.raises(Damaged):
         folder.read("1")
@@ -49,14 +49,14 @@ def test_every_truncation_is_seen(tmp_path_factory: pytest.TempPathFactory, leng
     [
         (lambda data: data + b"\0", "its header says 200"),
         (lambda data: data[: HEADER.size] + bytes(200), "SHA-256"),
-        (lambda data: data[:11] + b"\2" + data[12:], "has format 2, this program reads 1"),
+        (lambda data: data[:11] + b"\1" + data[12:], "has format 1, this program reads 2"),
         (lambda data: b"ELFELFEL" + data[8:], "is not a snapshot"),
         (lambda _: b"", "shorter than its header"),
     ],
 )
 def test_the_message_says_what_is_wrong(tmp_path: Path, spoil: object, says: str) -> None:
     folder = Folder(tmp_path)
-    folder.write("1", BODY)
+    folder.write("1", [BODY])
     file_of(folder, "1").write_bytes(spoil(file_of(folder, "1").read_bytes()))  # type: ignore[operator]
     with pytest.raises(Damaged, match=says):
         folder.read("1")
@@ -75,9 +75,9 @@ def test_an_interrupted_write_is_not_there_and_is_cleaned_away(tmp_path: Path) -
         if at == "before_snapshot_rename":
             raise Crash
 
-    Folder(tmp_path).write("1", BODY)
+    Folder(tmp_path).write("1", [BODY])
     with pytest.raises(Crash):
-        Folder(tmp_path, crash).write("2", BODY)
+        Folder(tmp_path, crash).write("2", [BODY[:50], memoryview(BODY)[50:]])
 
     folder = Folder(tmp_path)
     assert folder.ids() == ["1"]
@@ -88,7 +88,7 @@ def test_an_interrupted_write_is_not_there_and_is_cleaned_away(tmp_path: Path) -
 def test_what_is_removed_is_gone_and_may_be_removed_again(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     for name in "123":
-        folder.write(name, BODY)
+        folder.write(name, [BODY])
     folder.remove("2")
     folder.remove("2")
     assert folder.ids() == ["1", "3"]

@@ -289,9 +289,11 @@ def test_state_is_kept_by_reference_only_where_an_engine_asks_for_it():
     try:
         assert coder.decode(coder.encode(shard)) is shard
         impl = coder.get_impl()
-        frozen = impl.decode_nested(live.freeze(impl.encode_nested(shard))())
+        frozen = impl.decode_nested(live.thaw(live.freeze(impl.encode_nested(shard))()))
         assert isinstance(frozen, learn.FrozenShard)
-        assert Shard.thaw(spec(), frozen.data).account() == shard.account()
+        assert live.freeze(impl.encode_nested(frozen))() == frozen.parts  # a snapshot before it has been asked for
+        assert learn.wake(spec(), frozen).account() == shard.account()
+        assert not learn.FROZEN
     finally:
         learn.BY_REFERENCE = False
         learn.LIVE.clear()

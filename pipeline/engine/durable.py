@@ -10,14 +10,14 @@ import logging
 import math
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 from pipeline.engine import image
 from pipeline.engine.errors import SnapshotFailed, StateLost
 from pipeline.engine.graph import Graph
-from pipeline.engine.protocols import Durability
+from pipeline.engine.protocols import Durability, Parts
 from pipeline.engine.snapshot import Damaged, Folder
 
 LOG = logging.getLogger(__name__)
@@ -78,12 +78,12 @@ class Ledger:
             return False
         self._commits, self._account = record["number"], record["account"]
         self._named = (record["snapshot"], record["before"])
-        name, loaded = self._load(record)
+        name, loaded, live = self._load(record)
         self._newest = name
         if name != record["snapshot"]:
             self._named = (name, None)
             self._pressing = True  # the one at hand is the last: make another as soon as can be
-        image.put(loaded, self._graph)
+        image.put(loaded, live, self._graph, thaw=self._how.live.thaw)
         self._repeating = record["account"]
         self._how.committer.mute(True)  # noqa: FBT003 - one flag, named by the verb
         self._how.live.repeat(record["account"])
@@ -197,7 +197,7 @@ class Ledger:
         every = self._how.snapshot_every_s * (1.0 if resting else RESTLESS)
         return self._pressing or self._repeatable >= every or now - self._last_freeze >= AT_LEAST_EVERY * every
 
-    def _freeze(self) -> tuple[str, Callable[[], bytes]]:
+    def _freeze(self) -> tuple[str, Callable[[], Iterable[bytes | memoryview]]]:
         """A name for a snapshot, and what gives its bytes."""
         started = time.monotonic()
         frozen = image.take(self._graph, freeze=self._how.live.freeze, commits=self._commits)
@@ -208,7 +208,7 @@ class Ledger:
         # Names sort by age; the random end keeps apart those of a start that crashed and of the one that followed.
         return f"{self._commits:012d}-{time.time_ns():020d}-{secrets.token_hex(4)}", frozen
 
-    def _write(self, name: str, frozen: Callable[[], bytes]) -> None:
+    def _write(self, name: str, frozen: Callable[[], Iterable[bytes | memoryview]]) -> None:
         try:
             self._folder.write(name, frozen())
         except OSError as error:
@@ -223,14 +223,14 @@ class Ledger:
         self._writing = None
         self._written(name)
 
-    def _load(self, record: dict[str, Any]) -> tuple[str, image.Image]:
-        """The snapshot that a commit names, or the one before if it is damaged."""
+    def _load(self, record: dict[str, Any]) -> tuple[str, image.Image, list[tuple[bytes, Parts]]]:
+        """The snapshot that a commit names, or the one before if it is damaged; its name first."""
         faults = []
         for name in (record["snapshot"], record["before"]):
             if name is None:
                 continue
             try:
-                loaded = image.decode(self._folder.read(name))
+                loaded, live = image.decode(self._folder.read(name))
             except Damaged as fault:
                 LOG.warning("snapshot cannot be used: %s", fault)
                 faults.append(str(fault))
@@ -240,7 +240,7 @@ class Ledger:
                     f"snapshot {name} in {self._folder.path} belongs to a pipeline of another shape; "
                     f"run the release that wrote it, or begin again under another application than {record['application']!r}"
                 )
-            return name, loaded
+            return name, loaded, live
         raise StateLost(
             f"commit {record['number']} of {record['application']!r} exists, but none of its snapshots can be read: {'; '.join(faults)}. "
             "Bring the state folder back (a backup is good if it holds one of these), or begin again under another application"
@@ -250,7 +250,7 @@ class Ledger:
         """Without a commit, only what an interrupted first start left may lie in the folder."""
         for name in sorted(self._known):
             try:
-                commits = image.decode(self._folder.read(name)).commits
+                commits = image.decode(self._folder.read(name))[0].commits
             except Damaged as fault:
                 raise StateLost(
                     f"no commit of {self._how.application!r} is to be found, but {fault}; move the folder away to begin"

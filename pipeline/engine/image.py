@@ -1,9 +1,12 @@
-"""What a snapshot holds: a job between two bundles, as bytes and numbers."""
+"""What a snapshot holds: a job between two bundles, as bytes and numbers.
+
+On disk: the length of the image (8 bytes, little-endian), the image, and behind it the parts of the state that lives beside the cells,
+one after the other, as the image lists them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 
 import msgspec
 from apache_beam.portability.api import beam_fn_api_pb2
@@ -12,6 +15,7 @@ from msgspec import structs
 
 from pipeline.engine.errors import NotDurable
 from pipeline.engine.graph import Graph
+from pipeline.engine.protocols import Parts
 from pipeline.engine.stages import Residual, Stage
 
 
@@ -32,6 +36,7 @@ class Image(msgspec.Struct, array_like=True):
     pipeline: str  # fingerprint
     commits: int  # commits made before it was taken
     cells: list[tuple[bytes, bytes]]  # state key, content
+    live: list[tuple[bytes, list[tuple[str, int]]]]  # state key; name and length of each part of what the cell stands for
     ordered: list[tuple[bytes, list[int]]]  # keys that ordered lists have
     stages: list[StageImage]
     groups: list[tuple[bytes, int]]  # buffer, watermark
@@ -39,12 +44,30 @@ class Image(msgspec.Struct, array_like=True):
     collected: list[tuple[bytes, list[bytes]]]  # side inputs still gathering
 
 
-encode = msgspec.msgpack.Encoder().encode
-decode = msgspec.msgpack.Decoder(Image).decode
+HEAD = 8
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Image).decode
 
 
-def take(graph: Graph, *, freeze: Callable[[bytes], Callable[[], bytes]], commits: int) -> Callable[[], bytes]:
-    """The image of a graph at rest, as what gives its bytes. Nothing in it changes afterwards, so that another thread may call it.
+def decode(body: memoryview) -> tuple[Image, list[tuple[bytes, Parts]]]:
+    """An image, and of each cell whose state lives beside it the key and the parts, which are views of `body`."""
+    at = HEAD + int.from_bytes(body[:HEAD], "little")
+    image = _decode(body[HEAD:at])
+    live: list[tuple[bytes, Parts]] = []
+    for key, parts in image.live:
+        views: dict[str, bytes | memoryview] = {}
+        for name, length in parts:
+            views[name] = body[at : at + length]
+            at += length
+        live.append((key, views))
+    return image, live
+
+
+def take(
+    graph: Graph, *, freeze: Callable[[bytes], Callable[[], Parts] | None], commits: int
+) -> Callable[[], Iterator[bytes | memoryview]]:
+    """The image of a graph at rest, as what gives its bytes in pieces. Nothing in it changes afterwards: another thread may call it.
 
     Raises NotDurable when a GroupByKey is open: its triggers' state has no coder.
     """
@@ -54,23 +77,33 @@ def take(graph: Graph, *, freeze: Callable[[bytes], Callable[[], bytes]], commit
                 f"GroupByKey {group.name!r} holds {group.keys} open keys, and what triggers remember cannot be written to a snapshot; "
                 "keep state in a stateful DoFn instead"
             )
-    frozen = cells(graph.state, freeze)
+    plain, frozen = cells(graph.state, freeze)
     image = Image(
         pipeline=graph.pipeline,
         commits=commits,
-        cells=[],
+        cells=plain,
+        live=[],
         ordered=[(key, list(at)) for key, at in graph.state._ordered_list_keys.items()],  # noqa: SLF001 - it offers no reading
         stages=[stage_image(stage) for stage in graph.stages],
         groups=[(buffer, group.watermark) for buffer, group in graph.groups.items()],
         shared=sorted(graph.shared),
         collected=[(buffer, list(chunks)) for buffer, chunks in graph.collected.items()],
     )
-    return lambda: encode(structs.replace(image, cells=[(key, content()) for key, content in frozen]))
+    return lambda: pieces(image, [(key, parts()) for key, parts in frozen])
 
 
-def put(image: Image, graph: Graph) -> None:
+def pieces(image: Image, live: list[tuple[bytes, Parts]]) -> Iterator[bytes | memoryview]:
+    """The inverse of `decode`."""
+    head = _encode(structs.replace(image, live=[(key, [(name, len(part)) for name, part in parts.items()]) for key, parts in live]))
+    yield len(head).to_bytes(HEAD, "little")
+    yield head
+    for _, parts in live:
+        yield from parts.values()
+
+
+def put(image: Image, live: list[tuple[bytes, Parts]], graph: Graph, *, thaw: Callable[[Parts], bytes]) -> None:
     """Bring a graph that has not run yet to where the image was taken."""
-    for key, content in image.cells:
+    for key, content in [*image.cells, *((key, thaw(parts)) for key, parts in live)]:
         graph.state._state[key] = [content]  # noqa: SLF001
     for key, at in image.ordered:
         graph.state._ordered_list_keys[key].update(at)  # noqa: SLF001
@@ -86,15 +119,20 @@ def put(image: Image, graph: Graph) -> None:
     graph.collected = {buffer: list(chunks) for buffer, chunks in image.collected}
 
 
-def cells(state: StateServicer, freeze: Callable[[bytes], Callable[[], bytes]]) -> list[tuple[bytes, Callable[[], bytes]]]:
-    """Every state cell that has something in it; user state goes through `freeze`."""
-    found = []
+def cells(
+    state: StateServicer, freeze: Callable[[bytes], Callable[[], Parts] | None]
+) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, Callable[[], Parts]]]]:
+    """Every state cell that has something in it: as it is, and of user state that `freeze` knows more of, what gives it."""
+    plain, frozen = [], []
     for key, chunks in state._state.items():  # noqa: SLF001
         content = b"".join(chunks)
         if content:
             user = beam_fn_api_pb2.StateKey.FromString(key).WhichOneof("type") == "bag_user_state"
-            found.append((key, freeze(content) if user else partial(bytes, content)))
-    return found
+            if user and (parts := freeze(content)) is not None:
+                frozen.append((key, parts))
+            else:
+                plain.append((key, content))
+    return plain, frozen
 
 
 def stage_image(stage: Stage) -> StageImage:

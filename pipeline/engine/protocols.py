@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+
+Parts = Mapping[str, bytes | memoryview]  # named pieces of a snapshot; they are written one behind the other, and never copied together
 
 
 class Committer(Protocol):
@@ -30,12 +32,16 @@ class Committer(Protocol):
 class Live(Protocol):
     """The state that lives beside the cells, and its account. Called in the engine's thread, between bundles."""
 
-    def freeze(self, cell: bytes, /) -> Callable[[], bytes]:
-        """A state cell as it is now -> what gives it as it must be on disk: called once, in the thread that writes, while work goes on.
+    def freeze(self, cell: bytes, /) -> Callable[[], Parts] | None:
+        """What a state cell stands for, as it is now -> what gives it as it must be on disk; None: the cell is all there is.
 
-        Both are what the cell's coder writes in Beam's nested form (`coder.get_impl().encode_nested(value)`), so that
-        the coder reads the result back after a restart. A cell that is not yours comes back as it was.
+        Called once, in the thread that writes, while work goes on. A cell is what its coder writes in Beam's nested form
+        (`coder.get_impl().encode_nested(value)`).
         """
+        ...
+
+    def thaw(self, parts: Parts, /) -> bytes:
+        """What `freeze` gave, read back -> the cell that stands for it until its DoFn asks. `parts` are of one file, all in memory."""
         ...
 
     def account(self) -> dict[str, Any]:

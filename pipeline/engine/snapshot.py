@@ -1,7 +1,7 @@
 """A folder of snapshot files: a header that detects every damage, and writes that are whole or not there.
 
-A file is a header (magic, format version, length and SHA-256 of the body) and the body. It is written beside its name,
-synced, renamed, and the folder synced: after `write` returns, a power cut cannot take it back.
+A file is a header (magic, format version, length and SHA-256 of the body) and the body, in pieces as they come: what is large is
+not copied. It is written beside its name, synced, renamed, and the folder synced: after `write` returns, a power cut cannot take it back.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from pipeline.engine.protocols import nowhere
 
 MAGIC = b"TIDESNAP"
-VERSION = 1
+VERSION = 2  # 1: state within the image
 HEADER = struct.Struct(">8sIQ32s")  # magic, version, bytes of the body, SHA-256 of the body
 SUFFIX = ".snapshot"
 UNFINISHED = ".unfinished"
@@ -30,8 +30,8 @@ class Folder:
 
     >>> import tempfile
     >>> folder = Folder(Path(tempfile.mkdtemp()))
-    >>> folder.write("0001", b"state")
-    >>> folder.ids(), folder.read("0001")
+    >>> folder.write("0001", [b"st", b"ate"])
+    >>> folder.ids(), bytes(folder.read("0001"))
     (['0001'], b'state')
     """
 
@@ -40,14 +40,19 @@ class Folder:
         self.path = path
         self._point = point
 
-    def write(self, name: str, body: bytes) -> None:
+    def write(self, name: str, body: Iterable[bytes | memoryview]) -> None:
         """Put a snapshot on disk, for good. Raises OSError, and leaves the other files as they are."""
         target = self.path / (name + SUFFIX)
         beside = self.path / (name + UNFINISHED)
         try:
             with beside.open("wb") as file:
-                file.write(HEADER.pack(MAGIC, VERSION, len(body), hashlib.sha256(body).digest()))
-                file.write(body)
+                file.write(bytes(HEADER.size))
+                digest, length = hashlib.sha256(), 0
+                for piece in body:
+                    digest.update(piece)
+                    length += file.write(piece)
+                file.seek(0)
+                file.write(HEADER.pack(MAGIC, VERSION, length, digest.digest()))
                 file.flush()
                 os.fsync(file.fileno())
             self._point("before_snapshot_rename")
@@ -58,7 +63,7 @@ class Folder:
             raise
         self._point("after_snapshot_rename")
 
-    def read(self, name: str) -> bytes:
+    def read(self, name: str) -> memoryview:
         """The body of a snapshot. Raises Damaged if it is missing, cut, changed, or of another format."""
         path = self.path / (name + SUFFIX)
         try:
@@ -77,7 +82,7 @@ class Folder:
             raise Damaged(f"{path}: has {len(body)} bytes, its header says {length}")
         if hashlib.sha256(body).digest() != digest:
             raise Damaged(f"{path}: its SHA-256 differs from its header")
-        return bytes(body)
+        return body
 
     def ids(self) -> list[str]:
         """The snapshots there are, damaged ones too, in order of name."""

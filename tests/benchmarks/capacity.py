@@ -5,19 +5,25 @@
 One LSTM, 24 leads, a season of 24 steps.
 Blocks of 1,000 records, every series once a step; each instant is learnt when its step has come, in this process, on one thread.
 A row of every array is shorter than a page of memory, so the first steps bring all of them in but the anchors; after a gap come
-steps whose learning begins at the first ones, and these bring the anchors. At the end the snapshot is frozen and made.
+steps whose learning begins at the first ones, and these bring the anchors. At the end a snapshot is frozen
+and written, as the engine does it, and a process of its own recovers from it.
 """
 
 import argparse
 import math
+import multiprocessing
 import resource
+import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from models.learner import Config
+from pipeline.engine import image
+from pipeline.engine.snapshot import Folder
 from pipeline.events import Rules
 from pipeline.learn import Shard, Spec
 from pipeline.operate import look_less_for_garbage
@@ -54,6 +60,38 @@ def block(names: list[str], first: int, at: int, position: int, now: float) -> B
     return made
 
 
+def most() -> int:
+    """MiB of this process that were ever in memory at once."""
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+class Written(NamedTuple):
+    frozen_s: float  # of CPU that the engine stands still for
+    written_s: float  # of CPU besides
+    mib: int
+
+
+def written(one: Shard, folder: Path) -> Written:
+    began = time.process_time()
+    frozen = one.frozen()
+    between = time.process_time()
+    empty = image.Image("capacity", 0, [], [], [], [], [], [], [])
+    Folder(folder).write("1", image.pieces(empty, [(b"shard", frozen())]))
+    return Written(between - began, time.process_time() - between, round((folder / "1.snapshot").stat().st_size / MIB))
+
+
+def recovered(series: int, folder: Path) -> tuple[float, int, int]:
+    """Seconds of CPU, MiB held in the end, MiB at most; to be asked in a process that has done nothing else."""
+    torch.set_num_threads(1)
+    blank = shard(series)
+    began = time.process_time()
+    [(_, parts)] = image.decode(Folder(folder).read("1"))[1]
+    back = Shard.thaw(blank.spec, parts)
+    del parts
+    assert len(back.gather.series) == series
+    return time.process_time() - began, round(resident() / MIB), most()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--series", type=int, default=100_000)
@@ -73,11 +111,12 @@ def main() -> None:
             one.learn_next()
         seconds.append(time.process_time() - began)
         print(f"step {step}: {seconds[-1]:.1f} s of CPU, {resident() / MIB:,.0f} MiB", flush=True)
-    held, most = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    began = time.process_time()
-    frozen = one.frozen()
-    freezing = time.process_time() - began
-    size = len(frozen())
+    held, before_snapshot = resident(), most()
+    with tempfile.TemporaryDirectory() as at:
+        folder = Path(at)
+        snapshot, at_snapshot = written(one, folder), most()
+        with multiprocessing.get_context("spawn").Pool(1) as fresh:
+            recovery = fresh.apply(recovered, (given.series, folder))
     row = {
         "series": given.series,
         "steps": len(STEPS),
@@ -85,11 +124,15 @@ def main() -> None:
         "resident_bytes_each": round((held - before) / given.series),
         "before_mib": round(before / MIB),
         "held_mib": round(held / MIB),
-        "most_mib": round(most / MIB),
+        "most_mib": before_snapshot,
         "cpu_s_a_step": float(np.median(seconds[1:])),
-        "freeze_s": freezing,
-        "snapshot_mib": round(size / MIB),
-        "most_with_snapshot_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "freeze_s": snapshot.frozen_s,
+        "snapshot_mib": snapshot.mib,
+        "most_with_snapshot_mib": at_snapshot,
+        "write_s": snapshot.written_s,
+        "recover_s": recovery[0],
+        "recovered_mib": recovery[1],
+        "most_recovering_mib": recovery[2],
     }
     write("capacity", row)
 
