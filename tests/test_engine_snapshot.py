@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.engine import image
 from pipeline.engine.snapshot import HEADER, Damaged, Folder
 
 BODY = bytes(range(200))
@@ -92,3 +93,24 @@ def test_what_is_removed_is_gone_and_may_be_removed_again(tmp_path: Path) -> Non
     folder.remove("2")
     folder.remove("2")
     assert folder.ids() == ["1", "3"]
+
+
+def test_state_beside_the_cells_is_neither_copied_into_an_image_nor_out_of_it() -> None:
+    """A shard of 100,000 series is 1.6 GB, and the process that recovers must not need it thrice."""
+    large = memoryview(bytes(range(256)) * 1000)
+    whole = image.Image("fingerprint", 3, [(b"plain", b"content")], [], [], [], [], [], [])
+    pieces = list(image.pieces(whole, [(b"one", {"a": large, "b": b""}), (b"two", {"a": b"xyz"})]))
+    assert any(piece is large for piece in pieces)
+
+    body = memoryview(b"".join(pieces))
+    back, live = image.decode(body)
+    assert (back.pipeline, back.commits, back.cells) == ("fingerprint", 3, [(b"plain", b"content")])
+    assert live == [(b"one", {"a": large, "b": b""}), (b"two", {"a": b"xyz"})]
+    assert live[0][1]["a"].obj is body.obj
+
+
+def test_a_file_is_read_as_it_was_written_in_pieces(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write("1", iter([BODY[:1], b"", memoryview(BODY)[1:150], BODY[150:]]))
+    folder.write("2", [BODY])
+    assert file_of(folder, "1").read_bytes() == file_of(folder, "2").read_bytes()

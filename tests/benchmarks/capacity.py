@@ -12,7 +12,6 @@ and written, as the engine does it, and a process of its own recovers from it.
 import argparse
 import math
 import multiprocessing
-import resource
 import tempfile
 import time
 from pathlib import Path
@@ -38,10 +37,10 @@ STEPS = (0, 1, 2, 49, 50, 51)
 MIB = 1 << 20
 
 
-def resident() -> int:
-    """Bytes of this process that are in memory now."""
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS")]
-    return int(line.split()[1]) * 1024
+def resident(what: str = "VmRSS") -> int:
+    """MiB of this process that are in memory now; VmHWM: that ever were at once (getrusage counts what a process was forked from)."""
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what)]
+    return round(int(line.split()[1]) / 1024)
 
 
 def shard(series: int) -> Shard:
@@ -58,11 +57,6 @@ def block(names: list[str], first: int, at: int, position: int, now: float) -> B
     made.stamp, made.value = made.at.copy(), np.sin((first + count) % 97 + at / STEP / 4) + (first + count) % 13
     made.records = [Raw(position + k, at, name.encode(), b"{}") for k, name in enumerate(mine)]
     return made
-
-
-def most() -> int:
-    """MiB of this process that were ever in memory at once."""
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 class Written(NamedTuple):
@@ -89,7 +83,7 @@ def recovered(series: int, folder: Path) -> tuple[float, int, int]:
     back = Shard.thaw(blank.spec, parts)
     del parts
     assert len(back.gather.series) == series
-    return time.process_time() - began, round(resident() / MIB), most()
+    return time.process_time() - began, resident(), resident("VmHWM")
 
 
 def main() -> None:
@@ -110,21 +104,21 @@ def main() -> None:
         while one.queue:
             one.learn_next()
         seconds.append(time.process_time() - began)
-        print(f"step {step}: {seconds[-1]:.1f} s of CPU, {resident() / MIB:,.0f} MiB", flush=True)
-    held, before_snapshot = resident(), most()
+        print(f"step {step}: {seconds[-1]:.1f} s of CPU, {resident():,} MiB", flush=True)
+    held, most = resident(), resident("VmHWM")
     with tempfile.TemporaryDirectory() as at:
         folder = Path(at)
-        snapshot, at_snapshot = written(one, folder), most()
+        snapshot, at_snapshot = written(one, folder), resident("VmHWM")
         with multiprocessing.get_context("spawn").Pool(1) as fresh:
             recovery = fresh.apply(recovered, (given.series, folder))
     row = {
         "series": given.series,
         "steps": len(STEPS),
         "state_bytes_each": one.learner.memory.bytes_each() + len(one.learner.generations) * one.learner.learnt.dtype.itemsize,
-        "resident_bytes_each": round((held - before) / given.series),
-        "before_mib": round(before / MIB),
-        "held_mib": round(held / MIB),
-        "most_mib": before_snapshot,
+        "resident_bytes_each": round((held - before) * MIB / given.series),
+        "before_mib": before,
+        "held_mib": held,
+        "most_mib": most,
         "cpu_s_a_step": float(np.median(seconds[1:])),
         "freeze_s": snapshot.frozen_s,
         "snapshot_mib": snapshot.mib,
