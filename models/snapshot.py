@@ -77,7 +77,7 @@ def unpack(parts: Parts) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
 
 
 def views(file: memoryview) -> dict[str, np.ndarray]:
-    """The arrays of a file of safetensors, as they lie in it; not copied, and not to be written to.
+    """The arrays that `laid_out` has laid out, as they lie there: not copied, not to be written to, and maybe not aligned.
 
     >>> views(laid_out({"a": np.arange(3), "b": np.ones((1, 2), bool)}))["b"].tolist()
     [[True, True]]

@@ -32,7 +32,7 @@ from models.batch import padding
 from models.handover import Incoming
 from models.learner import REASONS, Cells, Config, Exercise, Learner, Step
 from models.learner import Decision as Learnt
-from models.snapshot import Parts
+from models.snapshot import Parts, SnapshotDamaged
 from pipeline import compose, configure, events, metrics, succession, taught
 from pipeline.beside import tells
 from pipeline.compose import Told, Voice
@@ -622,7 +622,7 @@ class Shard:
         return self.frozen()()
 
     def frozen(self) -> Callable[[], Parts]:
-        """The shard of now as what makes its parts, in any thread: only the copying keeps the engine."""
+        """The shard of now as what makes its parts, in any thread: only copying it, and writing down what is small, keeps the engine."""
         rest = {
             "shaped_by": shaping(self.spec),
             "queue": [[c.instant, c.cells, c.drop] for c in self.queue],
@@ -647,6 +647,8 @@ class Shard:
     @classmethod
     def thaw(cls, spec: Spec, parts: Parts) -> Shard:
         """The inverse of `freeze`; no part is needed afterwards. Raises OtherSettings and models.snapshot.SnapshotDamaged."""
+        if not isinstance(parts, Mapping) or not {"gather", "rest"} <= parts.keys():
+            raise SnapshotDamaged("what is kept of the shard was not written by this release: begin again under another application")
         rest = msgspec.msgpack.decode(parts["rest"])
         learner, shadow = ({n.removeprefix(who): part for n, part in parts.items() if n.startswith(who)} for who in ("learner/", "shadow/"))
         refuse_others(rest.get("shaped_by", {}), spec)
@@ -838,9 +840,13 @@ class LiveShard:
         """No shard learns any more; what they say of themselves stays."""
         for shard in LIVE.values():
             shard.close()
+        FROZEN.clear()
 
-    def freeze(self, cell: bytes) -> Callable[[], Parts]:
-        value = ShardCoder().get_impl().decode_nested(cell)
+    def freeze(self, cell: bytes) -> Callable[[], Parts] | None:
+        content = coders.BytesCoder().get_impl().decode_nested(cell)
+        if not content.startswith(TOKEN):
+            return None
+        value = ShardCoder().decode(content)
         return (lambda: value.parts) if isinstance(value, FrozenShard) else value.frozen()
 
     def thaw(self, parts: Parts) -> bytes:

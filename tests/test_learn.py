@@ -292,6 +292,7 @@ def test_state_is_kept_by_reference_only_where_an_engine_asks_for_it():
         frozen = impl.decode_nested(live.thaw(live.freeze(impl.encode_nested(shard))()))
         assert isinstance(frozen, learn.FrozenShard)
         assert live.freeze(impl.encode_nested(frozen))() == frozen.parts  # a snapshot before it has been asked for
+        assert live.freeze(impl.encode_nested(learn.FrozenShard({"not": b"ours"}))) is None
         assert learn.wake(spec(), frozen).account() == shard.account()
         assert not learn.FROZEN
     finally:

@@ -94,7 +94,9 @@ def take(
 
 def pieces(image: Image, live: list[tuple[bytes, Parts]]) -> Iterator[bytes | memoryview]:
     """The inverse of `decode`."""
-    head = _encode(structs.replace(image, live=[(key, [(name, len(part)) for name, part in parts.items()]) for key, parts in live]))
+    head = _encode(
+        structs.replace(image, live=[(key, [(name, memoryview(part).nbytes) for name, part in parts.items()]) for key, parts in live])
+    )
     yield len(head).to_bytes(HEAD, "little")
     yield head
     for _, parts in live:
