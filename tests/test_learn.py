@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from models.learner import Config, Learner
+from models.snapshot import SnapshotDamaged
 from pipeline import events, learn
 from pipeline.gather import Gather, Rules
 from pipeline.learn import EARLIEST, Shard, Spec
@@ -298,6 +299,12 @@ def test_state_is_kept_by_reference_only_where_an_engine_asks_for_it():
     finally:
         learn.BY_REFERENCE = False
         learn.LIVE.clear()
+
+
+def test_state_of_another_shape_is_named_and_not_taken_for_a_shard():
+    for found in ([b"gather", {}, {}, None], {}):  # the first: as releases kept it that knew no parts
+        with pytest.raises(SnapshotDamaged, match="not written by this release: begin again"):
+            Shard.thaw(spec(), found)
 
 
 def test_start_of_time_is_the_same_for_gather_and_learner():
