@@ -130,7 +130,10 @@ class LSTM(nn.Module):
     def at_once(self, x: Tensor, carry: Carry) -> tuple[Tensor, Carry]:
         """The same by cuDNN, all steps in one call: step by step, a GPU waits for its kernels to be launched (LOG 2026-11-26)."""
         before = carry.hidden[None].contiguous(), carry.cell[None].contiguous()
-        weights = [self.into, self.again, self.bias, torch.zeros_like(self.bias)]
+        parts = (self.into, self.again, self.bias, torch.zeros_like(self.bias))
+        # In one piece, as cuDNN takes them: else it warns, and puts them together itself at every call
+        whole = torch.cat([part.flatten() for part in parts]).split([part.numel() for part in parts])
+        weights = [flat.view_as(part) for flat, part in zip(whole, parts, strict=True)]
         said, hidden, cell = torch.lstm(x, before, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)  # noqa: FBT003
         return said, Carry(hidden[0], cell[0])
 

@@ -234,6 +234,8 @@ def scores(
     cells = np.array([t.cell for t in told])
     leads = np.arange(1, voice.horizon + 1)
     counted = step.scored[rows] & (cells[:, None] - leads * voice.step >= since)
+    if not counted.any():
+        return []  # series that are new, mostly: a burst of them would round numbers that nobody hears
     point, baseline = step.s_point[rows], step.s_baseline_point[rows]
     columns = [tidy(a).tolist() for a in (point, actual[:, None] - point, actual[:, None] - baseline)]
     held = (step.covered[rows] * (1 << np.arange(len(voice.bands)))).sum(-1)

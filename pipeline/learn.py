@@ -80,6 +80,9 @@ LOADING_SECONDS = 2.0
 PACE = 0.2  # weight of the newest block in what a record takes
 LEAST_RECORDS = 20  # of a block: what it costs beside its records is a few of them
 STATUS_SECONDS = 0.5
+# Skill and coverage of all series together are sums over every one of them: they may take this part of the time. With 10,000 series they
+# are then a second old at most, with more of them older; the counts beside them are always those of now.
+SUMMING = 0.02
 
 STATUS: dict[str, Any] = {}  # the newest status of the shard in this process, for tables and summaries
 OFFERS: deque[Offer] = deque()  # pointers to models that somebody has moved, for the shard in this process
@@ -113,6 +116,7 @@ class Shard:
         self.digest = 0  # a sum over what was published, so that the order of partitions does not show
         self.arrived = 0.0  # wall clock of the newest block with samples
         self.told = 0.0  # wall clock of the newest status
+        self.summed: tuple[dict[str, Any], float] | None = None  # the newest sums over all series, and the wall clock until which they do
         self.changed = time.time()  # wall clock at which its weights last changed, for people
         self.pace = 0.0  # wall clock that a record takes, s
         self.apart: Apart | None = None
@@ -492,7 +496,7 @@ class Shard:
         if block.now - self.told >= STATUS_SECONDS or block.ended:
             self.told = block.now
             STATUS.clear()
-            STATUS.update(self.status())
+            STATUS.update(self.status(self._summed(block)))
             if metrics.METRICS is not None:
                 self._measure(metrics.METRICS)
 
@@ -529,8 +533,15 @@ class Shard:
         m.train_step_seconds.observe(seconds)
         self.taught_on = exercise.whole.lengths
 
-    def status(self) -> dict[str, Any]:
-        """What tables, pages and summaries show; see `tidecast.status.v1`."""
+    def _summed(self, block: Block) -> dict[str, Any]:
+        """What the learner says of all series together, summed anew if it is time."""
+        if self.summed is None or block.now >= self.summed[1] or block.ended:
+            began = time.perf_counter()
+            self.summed = self.learner.summary(), block.now + (time.perf_counter() - began) / SUMMING
+        return self.summed[0]
+
+    def status(self, summed: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What tables, pages and summaries show; see `tidecast.status.v1`. `summed`: of the learner, where it need not be of now."""
         g = self.gather
         clock = max((q.clock for q in g.parts.values()), default=events.START)
         return {
@@ -545,7 +556,7 @@ class Shard:
             "watermark": g.reached if g.reached > events.START else None,
             "clock": clock if clock > events.START else None,
             "published": dict(self.published),
-            "learner": self.learner.summary(),
+            "learner": self.learner.summary() if summed is None else summed,
             "by_series": {name: self._series(g.names[name]) for name in self.spec.watched if name in g.names},
         }
 

@@ -274,6 +274,19 @@ def test_history_before_publish_from_is_learnt_and_not_published():
     assert shard.status()["ledger"]["used"] == 30
 
 
+def test_sums_over_all_series_take_a_part_of_the_time_and_counts_are_those_of_now(monkeypatch):
+    shard, clock, summed = Shard(spec(SOURCES[:1])), iter(range(1000)), []
+    monkeypatch.setattr(shard.learner, "summary", lambda: summed.append(1) or {"skill": len(summed)})
+    monkeypatch.setattr(learn.time, "perf_counter", lambda: next(clock) * 0.02)  # each look at it is 20 ms later than the last
+    seen = []
+    for at, now in enumerate([10.0, 10.5, 10.9, 11.1, 11.7]):
+        one = block(SOURCES[0], at, [("a", at, 1.0)])
+        one.now = now
+        shard.take(one)
+        seen.append((learn.STATUS["learner"]["skill"], learn.STATUS["ledger"]["used"]))
+    assert seen == [(1, 1), (1, 2), (1, 2), (2, 4), (2, 5)]  # at 10.9 the status is not half a second old
+
+
 def test_late_refused_and_woken_are_told():
     rules = Rules(step=HOUR, grid=HOUR, disorder=HOUR, quota=1)
     shard = Shard(spec(SOURCES[:1], rules=rules))

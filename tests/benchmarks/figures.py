@@ -12,6 +12,7 @@ kafka-python consumer on the same topic. `burst`: the same number of series in o
 
 import argparse
 import csv
+import ctypes
 import datetime as dt
 import json
 import os
@@ -126,6 +127,11 @@ def produce(bootstrap: str, topic: str, series: int, minutes: int, *, real_time:
     producer.close()
 
 
+def die_with_parent() -> None:
+    """In the child: a measurement that is broken off leaves nothing at work behind."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 def bare(bootstrap: str, topic: str, partitions: int) -> float:
     """Records per second of a kafka-python consumer that does nothing with them."""
     consumer = KafkaConsumer(bootstrap_servers=bootstrap, enable_auto_commit=False, group_id=None)
@@ -153,7 +159,9 @@ def through_kafka(what: str, series: int, minutes: int, *, real_time: bool) -> N
             feeding.join()
         rate = None if real_time else bare(broker.bootstrap, f"{name}.in", 4)
         began = time.perf_counter()
-        child = subprocess.Popen([sys.executable, "-m", "pipeline", "run", *words, "--json"], cwd=ROOT, stdout=subprocess.PIPE)
+        command = [sys.executable, "-m", "pipeline", "run", *words, "--json"]
+        # What feeds it is not at work yet, or any more: no other thread stands in the way of a fork
+        child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=die_with_parent)  # noqa: PLW1509
         status = KafkaConsumer(f"{name}.status.v1", bootstrap_servers=broker.bootstrap, auto_offset_reset="earliest")
         first, half = None, 0
         for message in status:
