@@ -113,7 +113,12 @@ def assigned(pairs: list[str] | None) -> dict[str, Any]:
 def settings_from(config: Path | None, pairs: list[str] | None, flags: dict[str, Any]) -> Settings:
     from pipeline.settings import Settings
 
-    return Settings.read(config or default_config(), os.environ, {**flags, **assigned(pairs)})
+    settings = Settings.read(config or default_config(), os.environ, {**flags, **assigned(pairs)})
+    first, *further = settings.series.season or (None,)
+    if further:
+        told = ", ".join(map(str, further))
+        typer.echo(f"series.season: the first, {first}, is the season that is learnt from; further ones are not used yet: {told}", err=True)
+    return settings
 
 
 def default_config() -> Path | None:

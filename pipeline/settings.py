@@ -112,7 +112,10 @@ class Series(Section):
     step: Duration = about("spacing of the samples of a series", shown="required", gt=0)
     samples: Samples = about("samples a step: one, forecast from when it comes; many, when the step's disorder has passed", "one")
     aggregate: Aggregate = about("what many samples of a step become: mean, last, sum, count or rate (a second, of a counter)", "mean")
-    season: Counts = about("steps of a season; a list allowed", shown="24 for 1h, 48 for 30min, 96 for 15min, 7 for 1d, else none")
+    season: Counts = about(
+        "steps of a season; of a list the first, further ones are not used yet",
+        shown="24 for 1h, 48 for 30min, 96 for 15min, 7 for 1d, else none",
+    )
     gaps: Gaps = about(
         "what stands for missing samples: mask (nothing), ffill:N (the value before, N steps), linear:N (a line over up to N), "
         "split:N (more than N end the sequence)",

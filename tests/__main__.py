@@ -55,7 +55,7 @@ def main() -> int:
             print(f"{' '.join(error.cmd)} failed; run, as root:\n\n    {line}\n", file=sys.stderr)
             return 1
     os.chdir(ROOT)
-    return pytest.main(["--system", *sys.argv[1:]])
+    return pytest.main(["--system", "--durations=25", *sys.argv[1:]])
 
 
 if __name__ == "__main__":

@@ -107,6 +107,42 @@ def test_settings_of_other_verbs_hold_here_too(short):
     assert json.loads(done.stdout)["by_lead"]["1"]["coverage_90"] is None
 
 
+def test_another_seed_is_another_network_and_the_same_one_says_the_same(short):
+    said = [call(short, "--step", "1h", "--horizon", "3", "--seed", seed, "--json") for seed in (1, 1, 2)]
+    assert [done.exit_code for done in said] == [0, 0, 0]
+    errors = [json.loads(done.stdout)["by_lead"] for done in said]
+    assert errors[0] == errors[1] != errors[2]
+
+
+def test_learning_waits_for_the_disorder_that_is_said(short):
+    """Of 110 rows the forecasts from the first ones are by weights that have learnt nothing: the later learning begins, the more."""
+    steps = {}
+    for disorder in (0, 40):
+        done = call(short, "--step", "1h", "--horizon", "3", "--disorder", disorder, "--json")
+        assert done.exit_code == 0, done.stderr
+        steps[disorder] = json.loads(done.stdout)["by_lead"]["1"]["mse"]
+    assert steps[0] != steps[40]
+
+
+def test_one_series_a_row_with_a_start_is_played_as_well(tmp_path):
+    values, file = waves(110), tmp_path / "rows.csv"
+    rows = [["name", *range(110)], ["a", *values], ["b", *(10 + values[:90]), *[""] * 20]]
+    file.write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    said = [
+        call(file, "--wide-rows", "--start", start, "--step", "1h", "--horizon", "3", "--json") for start in ("2026-01-01", "2026-01-02")
+    ]
+    found = [json.loads(done.stdout) for done in said]
+    assert [(one["rows"], one["series"]) for one in found] == [(110, 2)] * 2
+    assert found[0]["by_lead"] != found[1]["by_lead"]  # another day of the week
+
+
+def test_of_several_seasons_it_is_said_which_one_is_learnt_from(short):
+    done = call(short, "--step", "1h", "--horizon", "3", "--season", "24,168", "--json")
+    assert done.exit_code == 0
+    assert done.stderr == "series.season: the first, 24, is the season that is learnt from; further ones are not used yet: 168\n"
+    assert json.loads(done.stdout)["by_lead"] == json.loads(call(short, "--step", "1h", "--horizon", "3", "--json").stdout)["by_lead"]
+
+
 def test_the_report_is_written_where_it_is_asked_for(short, tmp_path):
     out = tmp_path / "out.html"
     done = call(short, "--step", "1h", "--horizon", "3", "--report", out, "--json")

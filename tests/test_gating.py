@@ -6,7 +6,7 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from models.cells import CELLS, Carry
 from models.truncated import truncated
-from tests.gating import GATED, LAG, Reader, by_lag, copying, teach
+from tests.gating import GATED, LAG, Reader, adding, by_lag, copying, teach
 
 TASK = copying(symbols=1, alphabet=2)  # one bit: what a memory is at the least, and learnt fast enough for a test
 GUESS = 1 / 2
@@ -85,6 +85,28 @@ def test_without_gates_the_same_descent_does_no_better_than_a_guess(kind):
     learnt = teach(reader(kind), TASK, steps=BUDGET, rate=1e-2, batch=16, every=25)
     assert learnt.steps == BUDGET
     assert abs(learnt.score - GUESS) < 0.1  # of 512 bits: a guess has a standard deviation of 0.02
+
+
+SUMS = adding()
+TO_ADD = {
+    "gru": 500,
+    "lstm": 1700,
+    "elman": 500,
+}  # steps of descent: a fourth more than the gated ones take, and as many as the quicker one
+
+
+@pytest.mark.slow
+@gated
+def test_with_gates_two_marked_numbers_of_200_are_added(kind):
+    learnt = teach(reader(kind, task=SUMS), SUMS, steps=TO_ADD[kind], rate=1e-2, batch=16, every=25)
+    assert learnt.score < 0.01, learnt.steps
+
+
+@pytest.mark.slow
+def test_without_gates_the_sum_is_guessed_by_its_mean():
+    learnt = teach(reader("elman", task=SUMS), SUMS, steps=TO_ADD["elman"], rate=1e-2, batch=16, every=25)
+    assert learnt.steps == TO_ADD["elman"]
+    assert learnt.score > 0.14  # who always says 1 has 1/6
 
 
 def test_what_a_bit_is_worth_is_told_by_nothing_but_the_bit():

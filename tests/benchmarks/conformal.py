@@ -2,24 +2,22 @@
 
     python -m tests.benchmarks.conformal --factor 2 --seed 0
 
-Eight series, season 24, noise that remembers half of itself; the jump is in the middle. One network instead of three: points hardly matter
-here. A row in conformal.csv: coverage of the 90 % band at leads 1, 2-6, 7-24 from step 400 on; and for a trailing window of 200 steps,
-its least share after the jump, and the steps from the jump until it is within 88-92 % to stay (counted over 900 steps; 0: never left).
+Eight series, season 24, noise that remembers half of itself; the jump is in the middle. A row in conformal.csv: coverage of the 90 % band
+at leads 1, 2-6, 7-24 from step 400 on; and for a trailing window of 200 steps, its least share after the jump, and the steps from the jump
+until it is within 88-92 % to stay (counted over 900 steps; 0: never left).
 """
 
 import argparse
-import csv
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from models.learner import Config
 from tests.benchmarks.prequential import run
+from tests.benchmarks.rows import write
 
 SEASON, SERIES, WINDOW, COUNTED = 24, 8, 200, 900
 GROUPS = {"1": slice(0, 1), "2-6": slice(1, 6), "7-24": slice(6, 24)}
-ROWS = Path(__file__).parent / "conformal.csv"
 
 
 def jumping(steps, factor, seed):
@@ -56,6 +54,7 @@ def main():
     parser.add_argument("--factor", type=float, default=2)
     parser.add_argument("--steps", type=int, default=3000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--members", type=int, default=3)
     args = parser.parse_args()
     torch.set_num_threads(1)
     x = jumping(args.steps, args.factor, args.seed)
@@ -65,18 +64,13 @@ def main():
         if step.scored.all():
             held[k] = step.covered[..., -1].mean(0)
 
-    run(x, Config(season=SEASON, members=1, device="cpu"), heard=heard)
-    row = {"factor": args.factor, "seed": args.seed, "steps": args.steps}
+    run(x, Config(season=SEASON, members=args.members, device="cpu"), heard=heard)
+    row = {"factor": args.factor, "seed": args.seed, "steps": args.steps, "members": args.members}
     for name, leads in GROUPS.items():
         mine = np.nan_to_num(held[:, leads].mean(1))
         least, back = recovery(mine, args.steps // 2)
         row |= {f"coverage {name}": round(float(mine[400:].mean()), 4), f"least {name}": round(float(least), 4), f"back {name}": back}
-    print(row)
-    with ROWS.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row)
-        if not file.tell():
-            writer.writeheader()
-        writer.writerow(row)
+    write("conformal", row)
 
 
 if __name__ == "__main__":

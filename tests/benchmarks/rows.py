@@ -18,15 +18,17 @@ def machine() -> str:
 
 
 def write(name: str, row: dict) -> None:
-    """Append a row to `name`.csv beside this file, and show it; numbers with five significant digits."""
+    """Append a row to `name`.csv beside this file, and show it; numbers with five significant digits. Rows of before lack new columns."""
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
     found = {"date": dt.datetime.now(dt.UTC).date().isoformat(), "hardware": machine(), "commit": commit}
     found |= {key: f"{value:.5g}" if isinstance(value, float) else value for key, value in row.items()}
     path = HERE / f"{name}.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, list(found))
-        if new:
-            writer.writeheader()
-        writer.writerow(found)
+    before = []
+    if path.exists():
+        with path.open(newline="") as file:
+            before = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys([*(before[0] if before else ()), *found])))
+        writer.writeheader()
+        writer.writerows([*before, found])
     print(json.dumps(found), flush=True)

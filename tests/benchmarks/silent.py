@@ -3,11 +3,11 @@
     python -m tests.benchmarks.silent [--rows 2000]
 
 The first hours of ETTh2, whose columns fall silent at random for 14 hours on average, every 60; online from random weights. Over the silent
-steps of the last two thirds: mean absolute error in mean one-step changes of the column, and the share that the 90 % band holds, by lead.
+steps of the last two thirds: mean absolute error in mean one-step changes of the column, and the share that the 90 % band holds, by lead;
+rows in silent.csv.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,10 +15,10 @@ import numpy as np
 import polars as pl
 import torch
 
-from models.carry import NEVER
 from models.grid import Matrix
 from models.learner import Cells, Config, Step
 from models.prequential import Prequential, Split
+from tests.benchmarks.rows import write
 
 FILE, HORIZON, LEADS = Path(__file__).parent.parent / "data/ETTh2.csv.gz", 24, (1, 6, 24)
 EVERY, LONG = 60, 14  # steps
@@ -52,7 +52,7 @@ def played(values: np.ndarray) -> Iterator[tuple[int, np.ndarray, dict[str, Step
         again = learner.fill(at, cell)
         generation = max((g for g in loop.kept if g <= cell[0] - loop.delay), default=loop.kept[0])
         shown = learner.arrive(Cells(at, loop.keys[at], cell, values[row, at]), generation=generation, woken=np.zeros(len(at), bool))
-        learner.memory["origin"][at, cell % HORIZON] = NEVER  # nothing is to be learnt from it
+        learner.memory["issued"][at, cell % HORIZON] = False  # nothing is to be learnt from it
         yield row, at, {"said again": again, "network, the step masked": shown}
 
 
@@ -74,7 +74,7 @@ def main() -> None:
                 found.setdefault((name, lead), []).extend(zip(error.tolist(), held.tolist(), strict=True))
     for (name, lead), many in sorted(found.items()):
         error, held = np.mean(many, 0).tolist()
-        print(json.dumps({"way": name, "lead": lead, "forecasts": len(many), "mae": round(error, 3), "band_90": round(held, 3)}))
+        write("silent", {"way": name, "lead": lead, "forecasts": len(many), "mae": error, "band_90": held})
 
 
 if __name__ == "__main__":
