@@ -132,7 +132,7 @@ class LSTM(nn.Module):
         before = carry.hidden[None].contiguous(), carry.cell[None].contiguous()
         parts = (self.into, self.again, self.bias, torch.zeros_like(self.bias))
         # In one piece, as cuDNN takes them: else it warns, and puts them together itself at every call
-        whole = torch.cat([part.flatten() for part in parts]).split([part.numel() for part in parts])
+        whole = torch.cat([part.flatten() for part in parts]).split_with_sizes([part.numel() for part in parts])
         weights = [flat.view_as(part) for flat, part in zip(whole, parts, strict=True)]
         said, hidden, cell = torch.lstm(x, before, weights, True, 1, 0.0, torch.is_grad_enabled(), False, True)  # noqa: FBT003
         return said, Carry(hidden[0], cell[0])
