@@ -88,11 +88,7 @@ def test_without_gates_the_same_descent_does_no_better_than_a_guess(kind):
 
 
 SUMS = adding()
-TO_ADD = {
-    "gru": 500,
-    "lstm": 1700,
-    "elman": 500,
-}  # steps of descent: a fourth more than the gated ones take, and as many as the quicker one
+TO_ADD = {"gru": 500, "lstm": 1700, "elman": 500}  # steps of descent: a fourth more than gated ones take; as many as the quicker one
 
 
 @pytest.mark.slow
