@@ -11,12 +11,10 @@ kafka-python consumer on the same topic. `burst`: the same number of series in o
 """
 
 import argparse
-import csv
 import ctypes
 import datetime as dt
 import json
 import os
-import platform
 import resource
 import signal
 import subprocess
@@ -31,26 +29,10 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from pipeline.broker import Broker
 from pipeline.operate import apply_topics, make_topic
 from pipeline.settings import Settings
+from tests.benchmarks.rows import write
 
-HERE = Path(__file__).parent
-ROOT = HERE.parent.parent
+ROOT = Path(__file__).parents[2]
 ETT = "HUFL,HULL,MUFL,MULL,LUFL,LULL,OT"
-FIELDS = (
-    "date",
-    "what",
-    "series",
-    "obs_per_s",
-    "bare_per_s",
-    "skill_1",
-    "skill_24",
-    "coverage_90",
-    "p50_ms",
-    "p99_ms",
-    "peak_mib",
-    "half_mib",
-    "end_mib",
-    "machine",
-)
 
 
 def tidecast(*words: str) -> dict:
@@ -68,7 +50,6 @@ def row(what: str, series: int, result: dict, *, bare: float | None = None, held
     """One line of figures.csv, and on the terminal. `held`: MiB of the process when half was read, and all."""
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024  # of the largest child, which is it
     found = {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "what": what,
         "series": series,
         "obs_per_s": result["obs_per_s"],
@@ -81,16 +62,8 @@ def row(what: str, series: int, result: dict, *, bare: float | None = None, held
         "peak_mib": round(peak),
         "half_mib": held[0] if held else "",
         "end_mib": held[1] if held else "",
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
     }
-    path = HERE / "figures.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        if new:
-            writer.writeheader()
-        writer.writerow(found)
-    print(json.dumps(found))
+    write("figures", found)
 
 
 def settings_for(bootstrap: str, name: str, folder: str) -> Settings:

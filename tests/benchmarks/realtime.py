@@ -8,7 +8,6 @@ its backlog. Prints the latency (append to readable by a read_committed consumer
 """
 
 import argparse
-import csv
 import datetime as dt
 import json
 import math
@@ -24,7 +23,8 @@ from kafka import KafkaConsumer, KafkaProducer
 
 from pipeline.broker import Broker
 from pipeline.operate import apply_topics, make_topic
-from tests.benchmarks.figures import HERE, ROOT, flags, settings_for
+from tests.benchmarks.figures import ROOT, flags, settings_for
+from tests.benchmarks.rows import write
 
 STEADY, FILTERED, PAUSING = (0, 1, 2), 4, 5
 HOLD = 10.0  # time.max_hold
@@ -100,7 +100,6 @@ def main() -> None:
         child.send_signal(signal.SIGTERM)
         result = json.loads(child.communicate()[0])
     found = {
-        "date": dt.datetime.now(dt.UTC).date().isoformat(),
         "seconds": seconds,
         "forecasts": len(calm) + len(held),
         "p50_ms": round(quantile(calm, 0.5) * 1e3),
@@ -111,14 +110,7 @@ def main() -> None:
         "consumed": result["consumed"],
         "accounted": result["used"] + result["duplicate"] + result["late"] + result["rejected"],
     }
-    path = HERE / "realtime.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, found)
-        if new:
-            writer.writeheader()
-        writer.writerow(found)
-    print(json.dumps(found))
+    write("realtime", found)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ standard deviations of the warm-up rows, averaged over origins, leads and column
 """
 
 import argparse
-import csv
 import datetime as dt
 import json
 import signal
@@ -17,6 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -26,7 +26,8 @@ from models.prequential import Split
 from pipeline.broker import Broker
 from pipeline.operate import apply_topics, make_topic
 from pipeline.settings import Settings
-from tests.benchmarks.figures import ETT, HERE, ROOT, tidecast
+from tests.benchmarks.figures import ETT, ROOT, tidecast
+from tests.benchmarks.rows import write
 
 FILE, HORIZON, SPLIT = ROOT / "tests/data/ETTh2.csv.gz", 48, Split(2880, 720, 10800)
 FORMAT = "%Y-%m-%d %H:%M:%S"
@@ -120,18 +121,11 @@ def main() -> None:
         told = tidecast("backtest", str(FILE), *call, "--save", str(folder / "model"))
         points, summary = through_kafka(rows, folder, seed)
     found = errors(rows.select(ETT.split(",")).to_numpy(), points)
-    line = {"date": dt.datetime.now(dt.UTC).date().isoformat(), "seed": seed}
-    for h, mse in found.items():
-        line |= {f"kafka_{h}": round(mse, 6), f"backtest_{h}": round(told["by_horizon"][h]["mse"], 6)}
+    line: dict[str, Any] = {"seed": seed}
+    for h, mse in found.items():  # as text: to the sixth digit behind the point
+        line |= {f"kafka_{h}": f"{mse:.6f}", f"backtest_{h}": f"{told['by_horizon'][h]['mse']:.6f}"}
     line |= {name: summary[name] for name in ("consumed", "used", "late", "forecasts")}
-    path = HERE / "taught.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, line)
-        if new:
-            writer.writeheader()
-        writer.writerow(line)
-    print(json.dumps(line))
+    write("taught", line)
 
 
 if __name__ == "__main__":
