@@ -11,7 +11,7 @@ import polars as pl
 
 from models.grid import DAY, Grid, Matrix, beside, matrix
 from pipeline.aggregates import AGGREGATES, Mark, SoFar
-from pipeline.files import FORMATS, NO_VALUE, UNREADABLE, content, instants
+from pipeline.files import FORMATS, NAMELESS, NO_VALUE, UNREADABLE, content, instants, nameless
 from pipeline.quantities import instant, plain, time_format
 from pipeline.settings import SettingsError
 
@@ -232,6 +232,8 @@ def wide_rows(asked: Asked, table: pl.DataFrame, on: Grid, faults: Faults) -> Ar
             faults.append(f"--start {plain(asked.start)}: {wrong}")
     if not len(table) or len(table.columns) < 2:  # noqa: PLR2004  a name and a value
         faults.append("no rows of a name and values")
+    if nameless(table.columns):
+        faults.append(NAMELESS)
     faults.check()
     names = table[table.columns[0]].cast(pl.String)
     twice = np.flatnonzero((~names.is_first_distinct() | names.is_null()).to_numpy()).tolist()

@@ -12,6 +12,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,6 +225,8 @@ def wide_rows(file: WideRows) -> list[tuple[int, bytes]]:
         table = pl.read_csv(content(file.path), infer_schema_length=None, null_values=list(NO_VALUE))
     except (*UNREADABLE, pl.exceptions.PolarsError) as error:
         raise FileUnreadable(f"{file.path}: {error}") from error
+    if nameless(table.columns):
+        raise FileUnreadable(f"{file.path}: {NAMELESS}")
     found = []
     for name, *values in table.iter_rows():
         known = _until_last(values)
@@ -232,6 +235,23 @@ def wide_rows(file: WideRows) -> list[tuple[int, bytes]]:
             found.append((at, msgspec.json.encode({"series": str(name), "at": rfc3339(at), "value": value})))
     found.sort(key=lambda row: row[0])
     return found
+
+
+NAMELESS = "the first line holds values, and would be taken for names of columns: put a line of names above it"
+
+
+def nameless(columns: Sequence[str]) -> bool:
+    """The names of a wide table's columns are a series: numbers, and not whole ones that count up by one.
+
+    >>> nameless(["a", "3.5", "3.6", "3.5_duplicated_0"]), nameless(["id", "1", "2", "3"]), nameless(["V1", "V2", "V3"])
+    (True, False, False)
+    """
+    said = [name.partition("_duplicated_")[0] for name in columns[1:]]  # polars tells equal ones apart so
+    try:
+        numbers = [float(name) for name in said if name not in NO_VALUE]
+    except ValueError:
+        return False
+    return not all(number.is_integer() for number in numbers) or any(b - a != 1 for a, b in pairwise(numbers))
 
 
 def _until_last(values: Sequence[Any]) -> Sequence[Any]:

@@ -350,6 +350,13 @@ def test_two_wide_rows_of_one_name_are_named(tmp_path):
         arranged(file, wide_rows=True, start="2026-01-01")
 
 
+def test_a_first_wide_row_is_not_taken_for_the_names_of_columns(tmp_path):
+    file = tmp_path / "f.csv"
+    file.write_text("H1,1.5,2\nH2,3,4\n")
+    with pytest.raises(SettingsError, match="put a line of names above it"):
+        arranged(file, wide_rows=True, start="2026-01-01")
+
+
 def test_the_help_has_examples():
     done = call("--help")
     assert done.exit_code == 0

@@ -406,6 +406,13 @@ def test_wide_rows_become_one_record_for_each_value(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("first", ["H1,5,5,6", "H1,1.5,2.5,,"])
+def test_a_first_series_is_not_taken_for_the_names_of_columns(tmp_path, first):
+    (tmp_path / "x.csv").write_text(f"{first}\nH2,7,8,9\n")
+    with pytest.raises(FileUnreadable, match="put a line of names above it"):
+        wide_rows(WideRows(str(tmp_path / "x.csv"), start=0, step=3_600_000_000))
+
+
 def test_a_file_that_is_not_what_it_was_said_to_be_is_named(tmp_path):
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     with pytest.raises(FileUnreadable, match=r"no column at; there are a, b"):
