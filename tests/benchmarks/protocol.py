@@ -32,20 +32,24 @@ ASKED = {
 }
 
 
+def asked(name: str) -> list[str]:
+    """What `backtest` is asked: the file, and how to play it."""
+    return [ASKED[name].file, *ASKED[name].words.split()]
+
+
 def row(name: str, model: str, seed: int, found: dict[str, Any]) -> dict[str, Any]:
     """What `backtest --json` found, as a row."""
-    by_lead = found["by_lead"]
+    by_lead, by_horizon = found["by_lead"], found["by_horizon"]
     held = {lead: one["coverage_90"] for lead, one in by_lead.items()}
     least, most = min(held, key=held.__getitem__), max(held, key=held.__getitem__)
     out = {"set": name, "model": model, "seed": seed}
-    out |= {f"mse_{h}": found["by_horizon"].get(h, {}).get("mse", "") for h in ("1", "24", "48")}
-    out |= {f"mae_{h}": found["by_horizon"].get(h, {}).get("mae", "") for h in ("1", "24", "48")}
     out |= {"held_least": held[least], "at": least, "held_most": held[most], "at_most": most}
     for lead in ("1", "24", "48"):
-        one = by_lead.get(lead, {})
-        out |= {f"width_{lead}": one.get("width_90", ""), f"naive_width_{lead}": one.get("seasonal_naive_width_90", "")}
-    skills = {f"skill_{lead}": by_lead.get(lead, {}).get("skill", "") for lead in ("1", "24", "48")}
-    return out | skills | {"seconds": round(found["seconds"])}
+        whole, one = by_horizon.get(lead, {}), by_lead.get(lead, {})
+        told = {"mse": whole.get("mse"), "mae": whole.get("mae"), "width": one.get("width_90")}
+        told |= {"naive_width": one.get("seasonal_naive_width_90"), "skill": one.get("skill")}
+        out |= {f"{what}_{lead}": "" if value is None else value for what, value in told.items()}
+    return out | {"seconds": round(found["seconds"])}
 
 
 def main() -> None:
@@ -54,8 +58,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="mixture")
     given = parser.parse_args()
-    asked = ASKED[given.set]
-    found = tidecast("backtest", asked.file, *asked.words.split(), "--seed", str(given.seed), "--model", given.model)
+    found = tidecast("backtest", *asked(given.set), "--seed", str(given.seed), "--model", given.model)
     write("protocol", row(given.set, given.model, given.seed, found))
 
 

@@ -27,6 +27,7 @@ from pipeline.broker import Broker
 from pipeline.operate import apply_topics, make_topic
 from pipeline.settings import Settings
 from tests.benchmarks.figures import ETT, ROOT, tidecast
+from tests.benchmarks.protocol import asked
 from tests.benchmarks.rows import write
 
 FILE, HORIZON, SPLIT = ROOT / "tests/data/ETTh2.csv.gz", 48, Split(2880, 720, 10800)
@@ -102,23 +103,7 @@ def main() -> None:
     rows = pl.read_csv(FILE)[: SPLIT.end(0)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        split = [w for k, v in SPLIT._asdict().items() for w in (f"--{k}", str(v))]
-        call = (
-            "--time",
-            "date",
-            "--values",
-            ETT,
-            "--step",
-            "1h",
-            "--horizon",
-            str(HORIZON),
-            *split,
-            "--scale",
-            "warmup",
-            "--seed",
-            str(seed),
-        )
-        told = tidecast("backtest", str(FILE), *call, "--save", str(folder / "model"))
+        told = tidecast("backtest", *asked("ETTh2"), "--values", ETT, "--seed", str(seed), "--save", str(folder / "model"))
         points, summary = through_kafka(rows, folder, seed)
     found = errors(rows.select(ETT.split(",")).to_numpy(), points)
     line: dict[str, Any] = {"seed": seed}
