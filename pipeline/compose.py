@@ -5,12 +5,13 @@ Letters: N samples in a step, H lead times, Q quantile levels, B central bands.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
+import orjson
 import xxhash
 
 from pipeline.records import (
@@ -18,8 +19,10 @@ from pipeline.records import (
     Forecast,
     Late,
     LeadForecast,
+    LeadScore,
     Message,
     Pointer,
+    Score,
     Served,
     Source,
     encode,
@@ -100,17 +103,41 @@ def targets(cell: int, step: int, horizon: int) -> tuple[str, ...]:
     return tuple(instant(cell + k * step) for k in range(1, horizon + 1))
 
 
-def namer(kind: str, application: str, series: str) -> bytes:
-    """What ids of one series begin with: `named(namer(k, a, s), t) == identity(k, a, s, t)`.
+HOLE: Any = msgspec.Raw(b"\0")  # no JSON has such a byte
+QUOTED: Any = msgspec.Raw(b'"\0"')
 
-    >>> named(namer("forecasts", "tidecast", "taxi"), 5) == identity("forecasts", "tidecast", "taxi", 5)
+
+def around(record: msgspec.Struct) -> list[str]:
+    """What messages of a kind have in common: the text between the holes of this one.
+
+    Whatever is the same in a block is encoded once for it. Numbers are put in as text: one message at a time costs three times as much.
+
+    >>> around(Served(1, 2, HOLE))
+    ['{"from_lead":1,"to_lead":2,"by":', ',"reason":null}']
+    """
+    return encode(record).decode().split("\0")
+
+
+def numerals(x: np.ndarray) -> list[str]:
+    """JSON of numbers (N, K, H): N times what stands between the outermost brackets of K lists.
+
+    >>> numerals(np.array([[[1.5, -2.0], [0.1, 1e-7]], [[0.0, 3.0], [1e22, 4.0]]]))
+    ['1.5,-2.0],[0.1,1e-7', '0.0,3.0],[1e+22,4.0']
+    """
+    return orjson.dumps(x, option=orjson.OPT_SERIALIZE_NUMPY).decode()[3:-3].split("]],[[")
+
+
+def namer(kind: str, application: str) -> bytes:
+    """What ids of one kind begin with: `named(namer(k, a), encode(s), t) == identity(k, a, s, t)`.
+
+    >>> named(namer("forecasts", "tidecast"), encode("taxi"), 5) == identity("forecasts", "tidecast", "taxi", 5)
     True
     """
-    return encode([kind, application, series])[:-1]
+    return encode([kind, application])[:-1] + b","
 
 
-def named(prefix: bytes, us: int) -> str:
-    return xxhash.xxh3_128_hexdigest(prefix + b",%d]" % us)
+def named(prefix: bytes, series: bytes, us: int) -> str:
+    return xxhash.xxh3_128_hexdigest(prefix + series + b",%d]" % us)
 
 
 def served(by: list[int], reason: list[int], voice: Voice) -> list[Served]:
@@ -125,7 +152,7 @@ def served(by: list[int], reason: list[int], voice: Voice) -> list[Served]:
 
 
 def all_served(step: Issued, rows: list[int], voice: Voice) -> list[list[Served]]:
-    """Of each row who served its leads; most of them say what another one has said."""
+    """Of each row who served its leads; rows that say the same have the same list."""
     by, reason = np.ascontiguousarray(step.by[rows], np.int8), np.ascontiguousarray(step.reason[rows], np.int8)
     runs: dict[tuple[bytes, bytes], list[Served]] = {}
     out = []
@@ -145,61 +172,89 @@ def forecasts(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]
     """One message per sample, or with `layout = "row"` one per sample and lead."""
     if not told:
         return []
+    return (_as_rows if voice.layout == "row" else _as_records)(step, told, voice)
+
+
+def _as_records(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]:
     rows = [t.row for t in told]
-    points, quantiles = tidy(step.point[rows]).tolist(), tidy(step.quantiles[rows]).tolist()
+    numbers = numerals(tidy(np.concatenate([step.point[rows][:, None], step.quantiles[rows]], 1)))
     runs = all_served(step, rows, voice)
+    texts = {id(one): encode(one).decode() for one in runs}
+    between = {cell: _forecast_of(voice, cell) for cell in {t.cell for t in told}}
+    prefix, truth = namer("forecasts", voice.application), ("false", "true")
     cold, observations, updates = (column[rows].tolist() for column in (step.cold, step.observations, step.updates))
-    tell, step_text = _as_rows if voice.layout == "row" else _as_record, iso_duration(voice.step)
-    out: list[Message] = []
+    out = []
     for i, t in enumerate(told):
-        rest = {
-            "application": voice.application,
-            "series": t.series,
-            "issued_at": instant(t.cell),
-            "step": step_text,
-            "point_is": "mean",
-            "levels": voice.levels,
-            "model": voice.model,
-            "model_version": voice.version,
-            "updates": updates[i],
-            "cold": cold[i],
-            "woken": t.woken,
-            "observations": observations[i],
-        }
-        out += tell(t, voice, points[i], quantiles[i], runs[i], rest)
+        series = encode(t.series)
+        name = named(prefix, series, t.cell)
+        point, _, quantiles = numbers[i].partition("],[")
+        b = between[t.cell]
+        value = "".join((
+            b[0], name, b[1], series.decode(), b[2], point, b[3], quantiles, b[4], texts[id(runs[i])], b[5], str(updates[i]),
+            b[6], truth[cold[i]], b[7], truth[t.woken], b[8], str(observations[i]), b[9],
+        ))  # fmt: skip
+        out.append(Message("forecasts", t.series.encode(), value.encode(), name, t.cell, headers(t.trace), t.stamp))
     return out
 
 
-def _as_record(t: Told, voice: Voice, point: list[float], quantiles: list[list[float]], runs: list[Served], rest: Any) -> list[Message]:
-    name = named(namer("forecasts", voice.application, t.series), t.cell)
-    record = Forecast(
-        id=name,
-        horizon=voice.horizon,
-        targets=targets(t.cell, voice.step, voice.horizon),
-        point=point,
-        quantiles=quantiles,
-        served=runs,
-        **rest,
+@lru_cache(maxsize=512)
+def _forecast_of(voice: Voice, cell: int) -> list[str]:
+    """The text of all forecasts that are issued at a cell."""
+    return around(
+        Forecast(
+            id=QUOTED,
+            application=voice.application,
+            series=HOLE,
+            issued_at=instant(cell),
+            step=iso_duration(voice.step),
+            horizon=voice.horizon,
+            targets=targets(cell, voice.step, voice.horizon),
+            point=[HOLE],
+            point_is="mean",
+            levels=voice.levels,
+            quantiles=[[HOLE]],
+            served=HOLE,
+            model=voice.model,
+            model_version=voice.version,
+            updates=HOLE,
+            cold=HOLE,
+            woken=HOLE,
+            observations=HOLE,
+        )
     )
-    return [Message("forecasts", t.series.encode(), encode(record), name, t.cell, headers(t.trace), t.stamp)]
 
 
-def _as_rows(t: Told, voice: Voice, point: list[float], quantiles: list[list[float]], runs: list[Served], rest: Any) -> list[Message]:
+def _as_rows(step: Issued, told: Sequence[Told], voice: Voice) -> list[Message]:
+    rows = [t.row for t in told]
+    points, quantiles = tidy(step.point[rows]).tolist(), tidy(step.quantiles[rows]).tolist()
+    cold, observations, updates = (column[rows].tolist() for column in (step.cold, step.observations, step.updates))
     out = []
-    for run in runs:
-        for lead in range(run.from_lead, run.to_lead + 1):
-            name = identity("forecasts", voice.application, t.series, t.cell, lead)
-            record = LeadForecast(
-                id=name,
-                lead=lead,
-                target=instant(t.cell + lead * voice.step),
-                point=point[lead - 1],
-                quantiles=[q[lead - 1] for q in quantiles],
-                by=run.by,
-                reason=run.reason,
-                **rest,
-            )
-            out.append(Message("forecasts", t.series.encode(), encode(record), name, t.cell, headers(t.trace), t.stamp))
+    for i, (t, runs) in enumerate(zip(told, all_served(step, rows, voice), strict=True)):
+        for run in runs:
+            for lead in range(run.from_lead, run.to_lead + 1):
+                name = identity("forecasts", voice.application, t.series, t.cell, lead)
+                record = LeadForecast(
+                    id=name,
+                    application=voice.application,
+                    series=t.series,
+                    issued_at=instant(t.cell),
+                    step=iso_duration(voice.step),
+                    lead=lead,
+                    target=instant(t.cell + lead * voice.step),
+                    point=points[i][lead - 1],
+                    point_is="mean",
+                    levels=voice.levels,
+                    quantiles=[q[lead - 1] for q in quantiles[i]],
+                    by=run.by,
+                    reason=run.reason,
+                    model=voice.model,
+                    model_version=voice.version,
+                    updates=updates[i],
+                    cold=cold[i],
+                    woken=t.woken,
+                    observations=observations[i],
+                )
+                out.append(Message("forecasts", t.series.encode(), encode(record), name, t.cell, headers(t.trace), t.stamp))
     return out
 
 
@@ -234,88 +289,99 @@ def scores(
     cells = np.array([t.cell for t in told])
     leads = np.arange(1, voice.horizon + 1)
     counted = step.scored[rows] & (cells[:, None] - leads * voice.step >= since)
-    if not counted.any():
+    any_counted, all_counted = counted.any(1).tolist(), counted.all(1).tolist()
+    if not any(any_counted):
         return []  # series that are new, mostly: a burst of them would round numbers that nobody hears
     point, baseline = step.s_point[rows], step.s_baseline_point[rows]
-    columns = [tidy(a).tolist() for a in (point, actual[:, None] - point, actual[:, None] - baseline)]
+    numbers = numerals(tidy(np.stack([point, actual[:, None] - point, actual[:, None] - baseline], 1)))
+    actuals = numerals(actual[:, None, None])
     held = (step.covered[rows] * (1 << np.arange(len(voice.bands)))).sum(-1)
     experts, versions = len(voice.experts), (voice.version,) if of is None else of[0]
     which_one = step.s_by[rows] + experts * (step.s_baseline[rows].astype(np.int64) + experts * (0 if of is None else of[1]))
-    codes, words = (held + (1 << len(voice.bands)) * which_one).tolist(), _words(voice, versions)
+    codes, words = held + (1 << len(voice.bands)) * which_one, _words(voice, versions)
     outside = np.zeros(len(told), bool)
     if voice.bands:
         outside = counted[:, 0] & ~step.covered[rows, 0, int(np.argmax(voice.bands))]
+    between = {cell: _score_of(voice, cell) for cell in {t.cell for t in told}}
+    prefix, of_forecast = namer("scores", voice.application), namer("forecasts", voice.application)
     out = []
-    leads_counted: dict[bytes, list[int]] = {}  # most series have as many
     for i, t in enumerate(told):
-        key = counted[i].tobytes()
-        which = leads_counted.get(key)
-        if which is None:
-            which = leads_counted[key] = np.flatnonzero(counted[i]).tolist()
-        if which:
-            listed = _lead_scores(t, which, [column[i] for column in columns], codes[i], voice, words)
-            name = named(namer("scores", voice.application, t.series), t.cell)
-            head = _Head(name, voice.application, t.series, instant(t.cell), t.value, bool(outside[i]))
-            value = encode(head)[:-1] + b',"scores":[' + b",".join(listed) + b"]}"
-            out.append(Message("scores", t.series.encode(), value, name, t.cell, headers(t.trace)))
-    return out
-
-
-class _Head(msgspec.Struct, frozen=True):
-    """A Score but for its leads, in its order: those are joined from bytes, ten times a message's other cost otherwise."""
-
-    id: str
-    application: str
-    series: str
-    at: str
-    actual: float
-    anomaly: bool
-
-
-def _lead_scores(
-    t: Told, which: list[int], columns: list[list[float]], codes: list[int], voice: Voice, words: Mapping[int, Words]
-) -> list[bytes]:
-    """`LeadScore` of each lead as JSON, byte for byte what encoding the type gives (a test holds it)."""
-    prefix = namer("forecasts", voice.application, t.series)
-    digest = xxhash.xxh3_128_hexdigest
-    begins = _begins(t.cell, voice.step, voice.horizon, voice.layout)
-    point, error, baseline_error = (encode(column)[1:-1].split(b",") for column in columns)
-    out = []
-    for h in which:
-        cell, start = begins[h]
-        by, covered = words[codes[h]]
-        out.append(
-            b"".join((start, digest(prefix + cell).encode(), by[0], point[h], b',"error":', error[h], by[1], baseline_error[h], covered))
-        )
+        if not any_counted[i]:
+            continue
+        which = None if all_counted[i] else tuple(np.flatnonzero(counted[i]).tolist())
+        series = encode(t.series)
+        leads_told = _lead_scores(t.cell, of_forecast + series, which, numbers[i], codes[i].tolist(), voice, words)
+        name = named(prefix, series, t.cell)
+        b = between[t.cell]
+        anomaly = "true" if outside[i] else "false"
+        value = "".join((b[0], name, b[1], series.decode(), b[2], actuals[i], b[3], anomaly, b[4], leads_told, b[5]))
+        out.append(Message("scores", t.series.encode(), value.encode(), name, t.cell, headers(t.trace)))
     return out
 
 
 @lru_cache(maxsize=512)
-def _begins(cell: int, step: int, horizon: int, layout: str) -> list[tuple[bytes, bytes]]:
-    """For each lead: what ends the name of the forecast that was issued then, and how its score begins."""
-    out = []
-    for lead in range(1, horizon + 1):
-        at = cell - lead * step
-        name = b",%d,%d]" % (at, lead) if layout == "row" else b",%d]" % at
-        out.append((name, b'{"lead":%d,"issued_at":"%s","forecast_id":"' % (lead, instant(at).encode())))
-    return out
+def _score_of(voice: Voice, cell: int) -> list[str]:
+    """The text of all scores of a cell, but for its leads."""
+    return around(Score(id=QUOTED, application=voice.application, series=HOLE, at=instant(cell), actual=HOLE, anomaly=HOLE, scores=[HOLE]))
 
 
-Words = tuple[tuple[bytes, bytes], bytes]
+PIECES = 9  # of text in the score of a lead
+
+
+def _lead_scores(
+    cell: int, prefix: bytes, which: tuple[int, ...] | None, numbers: str, codes: list[int], voice: Voice, words: Words
+) -> str:
+    """`LeadScore` of the leads `which`, None: all of them, as JSON.
+
+    `prefix`: what names of the series' forecasts begin with. `numbers`: points, their errors, the baseline's, of all leads.
+    """
+    names, pieces = _blank(cell, voice, which)
+    columns = [one.split(",") for one in numbers.split("],[")]
+    if which is not None:
+        columns, codes = [[column[h] for h in which] for column in columns], [codes[h] for h in which]
+    pieces, digest = pieces.copy(), xxhash.xxh3_128_hexdigest
+    pieces[1::PIECES] = [digest(prefix + name) for name in names]
+    pieces[2::PIECES] = [words.by[code] for code in codes]
+    pieces[3::PIECES], pieces[5::PIECES], pieces[7::PIECES] = columns
+    pieces[6::PIECES] = [words.baseline[code] for code in codes]
+    pieces[8::PIECES] = [words.rest[code] for code in codes]
+    return "".join(pieces)
+
+
+@lru_cache(maxsize=512)
+def _blank(cell: int, voice: Voice, which: tuple[int, ...] | None) -> tuple[list[bytes], list[str]]:
+    """For each lead what ends the name of the forecast that was issued then, and the pieces of its score, most of them empty."""
+    names: list[bytes] = []
+    pieces: list[str] = []
+    for h in range(voice.horizon) if which is None else which:
+        at = cell - (h + 1) * voice.step
+        names.append(b",%d,%d]" % (at, h + 1) if voice.layout == "row" else b",%d]" % at)
+        begin, _, _, error, *_ = around(LeadScore(h + 1, instant(at), QUOTED, *[HOLE] * 7))
+        pieces += ["," * (len(pieces) > 0) + begin, "", "", "", error, "", "", "", ""]
+    return names, pieces
+
+
+class Words(NamedTuple):
+    """Pieces between the numbers of a lead's score, by code of (bands that held, who served, which baseline, which version)."""
+
+    by: list[str]
+    baseline: list[str]
+    rest: list[str]
 
 
 @lru_cache(maxsize=8)
-def _words(voice: Voice, versions: tuple[str, ...]) -> dict[int, Words]:
-    """By code of (bands that held, who served, which baseline, which version): the words between the numbers of a lead's score."""
+def _words(voice: Voice, versions: tuple[str, ...]) -> Words:
     bits, experts = 1 << len(voice.bands), len(voice.experts)
-    found = {}
+    found = Words([], [], [])
     for code in range(bits * experts * experts * len(versions)):
         held, who = code % bits, code // bits
         bands = [b for k, b in enumerate(voice.bands) if held >> k & 1]
-        by, baseline = encode(voice.experts[who % experts]), encode(voice.experts[who // experts % experts])
+        by: Any = voice.experts[who % experts]
+        baseline: Any = voice.experts[who // experts % experts]
         version = versions[who // experts // experts]
-        words = b'","by":' + by + b',"point":', b',"baseline":' + baseline + b',"baseline_error":'
-        found[code] = words, b',"covered":' + encode(bands) + b',"model_version":' + encode(version) + b"}"
+        _, *pieces = around(LeadScore(1, "", QUOTED, by, HOLE, HOLE, baseline, HOLE, bands, version))
+        for column, piece in zip(found, (pieces[0], pieces[2], pieces[3]), strict=True):
+            column.append(piece)
     return found
 
 

@@ -26,7 +26,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from models.apart import Gone
 from models.snapshot import SnapshotDamaged
-from pipeline import consume, engine, health, learn, metrics, pointers, publish, taught, topics
+from pipeline import consume, engine, health, learn, metrics, pointers, publish, taught, topics, wire
 from pipeline.configure import config_of, room_of, rules_of, succession_of
 from pipeline.decode import Decoder, shape_of
 from pipeline.events import NEVER, Decision, LedgerBroken
@@ -405,7 +405,7 @@ def announce(settings: Settings, *, role: Role, version: str, effective_from: in
             topics.topic(settings.output.prefix, "models"),
             key=message.key,
             value=message.value,
-            headers=publish.headers(message, application),
+            headers=wire.headers(message, application),
         )
         sent.get(timeout=publish.COMMIT_SECONDS)
     finally:

@@ -25,8 +25,9 @@ from kafka.serializer import Serializer
 from kafka.structs import OffsetAndMetadata
 
 from pipeline.metrics import Latency, Metrics, stage
-from pipeline.records import Message, Status, encode, instant
-from pipeline.topics import MISSING, TopicsError, anybody, event_type, plan, topic, wanted
+from pipeline.records import Message, Status, encode
+from pipeline.topics import MISSING, TopicsError, anybody, plan, topic, wanted
+from pipeline.wire import append, headers, written, written_headers
 
 COMMIT_SECONDS = 20.0  # a broker answers in milliseconds; past this it is away, and nothing may block longer than 30 s
 ABORT_SECONDS = 2.0  # at the end; who does not get it done leaves it to the next one, or to the transaction's own time-out
@@ -135,25 +136,6 @@ class PublishAtLeastOnce(beam.DoFn):
             self._producer.close(timeout=ABORT_SECONDS)
 
 
-def headers(message: Message, application: str) -> list[tuple[str, bytes]]:
-    """CloudEvents 1.0 in binary mode on what is ours; a rejected record has only its own, and the reason."""
-    if message.kind == "rejected":
-        return list(message.headers)
-    version, source, kind, content = always(message.kind, application)
-    return [version, ("ce_id", message.id.encode()), source, kind, ("ce_time", instant(message.at).encode()), content, *message.headers]
-
-
-@lru_cache(maxsize=64)
-def always(kind: str, application: str) -> tuple[tuple[str, bytes], ...]:
-    """The headers that every message of a kind has."""
-    return (
-        ("ce_specversion", b"1.0"),
-        ("ce_source", f"/tidecast/{application}".encode()),
-        ("ce_type", event_type(kind).encode()),
-        ("content-type", b"application/json"),
-    )
-
-
 class KafkaPublisher:
     """The transactional producer of an application; the engine's Committer.
 
@@ -204,23 +186,26 @@ class KafkaPublisher:
         """Into the open transaction; dropped while muted. Raises PublishError and its kinds."""
         if self._muted:
             return
-        self._put(topic(self._prefix, message.kind), message.key, message.value, headers(message, self._application))
+        self._put(topic(self._prefix, message.kind), message.key, message.value, message)
         if message.kind == "forecasts":
             self._forecasts += 1
             if message.cause:
                 self._causes.append(message.cause)
 
-    def _put(self, name: str, key: bytes | None, value: bytes | None, told: list[tuple[str, bytes]]) -> None:
-        size = len(key or b"") + len(value or b"") + sum(len(header) + len(said) for header, said in told)
+    def _put(self, name: str, key: bytes | None, value: bytes | None, message: Message | None = None) -> None:
+        """`message`: the one whose headers it has; None: it has none."""
+        told = written(()) if message is None else written_headers(message, self._application)
+        size = len(key or b"") + len(value or b"") + len(told)
         if self._in_flight + size > IN_FLIGHT_BYTES:
             self._flush(time.monotonic() + COMMIT_SECONDS)
         self._in_flight += size
         where = self._where(name, key) if key is not None else None
-        if where is not None and value is not None and size <= LITTLE_BYTES and self._join(where, key, value, told):
+        if where is not None and key is not None and value is not None and size <= LITTLE_BYTES and self._join(where, key, value, told):
             return
         partition = None if where is None else where.partition
         try:
-            sent = self._producer.send(name, key=key, value=NOTHING if value is None else value, headers=told, partition=partition)
+            listed = [] if message is None else headers(message, self._application)
+            sent = self._producer.send(name, key=key, value=NOTHING if value is None else value, headers=listed, partition=partition)
         except (errors.KafkaError, ValueError) as error:  # ValueError: the partition has gone, with the topic's former life
             raise self._named(error, name, size) from error
         sent.add_errback(refused, self._refused, name, size)
@@ -235,24 +220,17 @@ class KafkaPublisher:
             there = self._partitions[name] = [TopicPartition(name, p) for p in sorted(found)]
         return there[hashed(key) % len(there)]
 
-    def _join(self, where: TopicPartition, key: bytes | None, value: bytes, told: list[tuple[str, bytes]]) -> bool:
+    def _join(self, where: TopicPartition, key: bytes, value: bytes, told: bytes) -> bool:
         """Into the batch that is open for the partition, if there is one and it has room.
 
-        The client's own way makes a future for every record and looks at its transaction three times: 98 us a message against 25.
+        The client's own way makes a future for every record and looks at its transaction three times: 98 us a message.
         What becomes of a batch is told by the future of its first record, which has gone the client's own way; what becomes of the
         parts of one that had to be split, by `watch_splits`.
         """
         to = self._producer._accumulator  # noqa: SLF001
         with to._tp_lock(where):  # noqa: SLF001
             open_ = to._batches[where]  # noqa: SLF001
-            if not open_:
-                return False
-            made = open_[-1].records.append(None, key, value, told)
-            if made is None:
-                return False
-            open_[-1].max_record_size = max(open_[-1].max_record_size, made.size)
-            open_[-1].last_append = time.monotonic()
-        return True
+            return bool(open_) and append(open_[-1], key, value, told)
 
     def _flush(self, deadline: float) -> None:
         accumulator = self._producer._accumulator  # noqa: SLF001 - the client's own `flush` fails where a batch is split meanwhile
@@ -315,7 +293,7 @@ class KafkaPublisher:
         """
         began = time.monotonic()
         deadline = began + COMMIT_SECONDS
-        self._put(topic(self._prefix, "commits"), self._application.encode(), json.dumps(record).encode(), [])
+        self._put(topic(self._prefix, "commits"), self._application.encode(), json.dumps(record).encode())
         self._flush(deadline)
         try:
             self._add_positions(record["account"].get("positions", ()), deadline)

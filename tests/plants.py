@@ -50,7 +50,8 @@ def output_outside_the_transaction() -> None:
     """Output goes by a producer that knows of no transactions."""
     from kafka import KafkaProducer
 
-    from pipeline.publish import KafkaPublisher, headers, topic
+    from pipeline.publish import KafkaPublisher, topic
+    from pipeline.wire import headers
 
     plain: list[KafkaProducer] = []
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.compose import Told, Voice, decision, forecasts, late, scores, served, tidy
+from pipeline.compose import Told, Voice, decision, forecasts, late, numerals, scores, served, tidy
 from pipeline.records import Forecast, LeadForecast, Score, Source, encode
 
 HOUR = 3_600_000_000
@@ -54,6 +54,17 @@ def test_a_forecast_names_its_targets_and_its_issue_time():
     assert message.id == record.id
 
 
+def test_a_forecast_joined_from_text_is_what_encoding_its_type_gives():
+    numbers = np.random.default_rng(1).normal(size=(2, 1 + Q, H)) * 10.0 ** np.random.default_rng(2).integers(-9, 9, (2, 1 + Q, H))
+    said = step(
+        2, point=numbers[:, 0], quantiles=numbers[:, 1:], by=np.array([[0, 1, 1], [2, 2, 2]]), reason=np.array([[0, 1, 1], [1, 1, 1]])
+    )
+    messages = forecasts(said, [told(0, 'a"\n\0'), told(1, "b", 11 * HOUR, woken=True)], voice())
+    for message in messages:
+        assert encode(msgspec.json.decode(message.value, type=Forecast)) == message.value
+    assert [msgspec.json.decode(m.value)["observations"] for m in messages] == [1, 2]
+
+
 def test_leads_served_by_another_say_why():
     by, reason = np.array([[0, 1, 1]]), np.array([[0, 1, 1]])
     [message] = forecasts(step(by=by, reason=reason), [told()], voice())
@@ -94,7 +105,7 @@ def test_with_a_row_for_each_lead_a_score_points_to_the_row_it_is_about():
     assert {s.lead: s.forecast_id for s in msgspec.json.decode(score.value, type=Score).scores} == {lead: m.id for lead, m in rows.items()}
 
 
-def test_a_score_joined_from_bytes_is_what_encoding_its_type_gives():
+def test_a_score_joined_from_text_is_what_encoding_its_type_gives():
     rng = np.random.default_rng(1)
     numbers = {name: rng.normal(size=(2, H)) * 10.0 ** rng.integers(-9, 9, (2, H)) for name in ("s_point", "s_baseline_point")}
     codes = {"s_by": rng.integers(0, 3, (2, H)), "s_baseline": rng.integers(1, 3, (2, H))}
@@ -133,6 +144,12 @@ def test_rounding_keeps_seven_digits_and_never_makes_a_number_infinite(values):
     x = np.array(values)
     assert np.isfinite(tidy(x)).all()
     np.testing.assert_allclose(tidy(x), x, rtol=1e-6, atol=0)
+
+
+@given(st.lists(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=4, max_size=4), min_size=1))
+def test_numbers_that_are_read_are_those_that_were_told(values):
+    x = np.array(values).reshape(-1, 2, 2)
+    assert msgspec.json.decode(f"[[[{']],[['.join(numerals(x))}]]]") == x.tolist()
 
 
 def test_rounded_numbers_are_short():

@@ -223,7 +223,7 @@ def test_with_the_next_version_it_is_written_beside_the_old_one(elsewhere, monke
 
 
 def read(messages, application="app"):
-    from pipeline.publish import headers
+    from pipeline.wire import headers
 
     return [Read(m.key, m.value, headers(m, application)) for m in messages]
 

@@ -30,7 +30,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/rejected.py": NOUNS | PLAIN,
     "pipeline/decode.py": NOUNS | PLAIN,
     "pipeline/gather.py": NOUNS | PLAIN | {"pipeline.windows"},
-    "pipeline/compose.py": NOUNS | PLAIN,
+    "pipeline/compose.py": NOUNS | PLAIN | {"orjson"},
     "pipeline/flow.py": NOUNS | BEAM | {"pipeline.consume", "pipeline.decode", "pipeline.learn", "pipeline.publish"},
     "pipeline/learn.py": NOUNS
     | PLAIN
@@ -46,7 +46,8 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/poller.py": NOUNS | KAFKA,
     "pipeline/files.py": NOUNS | PLAIN,
     "pipeline/dump.py": NOUNS | PLAIN | {"pipeline.files"},
-    "pipeline/publish.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.topics"},
+    "pipeline/publish.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.topics", "pipeline.wire"},
+    "pipeline/wire.py": NOUNS | KAFKA | {"pipeline.topics"},
     "pipeline/topics.py": NOUNS | KAFKA,
     "pipeline/resend.py": NOUNS | KAFKA | {"pipeline.topics"},
     "pipeline/lease.py": NOUNS | PLAIN | {"pipeline.store"},
@@ -159,7 +160,7 @@ def test_the_command_starts_without_anything_heavy():
         ("models/onnx.py", "import onnxscript"),
         ("models/frames.py", "import pandas"),
         ("models/prequential.py", "import time"),
-        ("deploy/contracts.py", "from pipeline.publish import headers"),
+        ("deploy/contracts.py", "from pipeline.publish import Publish"),
     ],
 )
 def test_the_table_is_held(file, source):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from pipeline import publish
 from pipeline.metrics import Latency
-from pipeline.publish import FilePublisher, Publish, headers
+from pipeline.publish import FilePublisher, Publish
 from pipeline.records import Message
+from pipeline.wire import headers
 
 FORECAST = Message("forecasts", b"taxi", b'{"id":"1"}', "id-1", 1_467_331_200_000_000, [("traceparent", b"00-1")], 5)
 REJECTED = Message("rejected", b"\xff", None, "id-2", 0, [("own", b"\xfe"), ("__tidecast.errors.reason", b"empty")])

@@ -18,7 +18,7 @@ from kafka.admin import ACL, ACLOperation, ACLPermissionType, ResourcePattern, R
 from prometheus_client import CollectorRegistry
 from proxy import Proxy
 
-from pipeline import publish
+from pipeline import publish, wire
 from pipeline.broker import Broker, free_port
 from pipeline.metrics import Metrics
 from pipeline.publish import CommitLost, Fenced, Heart, KafkaPublisher, PublishError, StillAlive, refuse_if_alive
@@ -98,7 +98,7 @@ def test_a_record_arrives_with_its_key_its_bytes_and_its_headers(kafka, ours, pu
     publisher.commit(record(1))
     (one,) = read(kafka, topic(ours, "forecasts"))
     assert (one.key(), one.value()) == (b"series-1", b'{"n":1}')
-    assert one.headers() == publish.headers(forecast(1, headers=[("traceparent", b"00-abc")]), "app")
+    assert one.headers() == wire.headers(forecast(1, headers=[("traceparent", b"00-abc")]), "app")
     (other,) = read(kafka, topic(ours, "rejected"))
     assert (other.key(), other.value(), other.headers()) == (b"\xff", b"\x00raw", [("a", b"1"), ("a", b"\xfe")])
 
@@ -141,7 +141,7 @@ def test_positions_are_the_groups_committed_offsets_once_committed(kafka, ours, 
 
 def test_what_was_open_is_aborted_by_the_next_instance_and_no_reader_waits_for_it(kafka, ours, publisher):
     publisher.send(forecast(1))
-    publisher._put(topic(ours, "commits"), b"app", b'{"number":1}', [])
+    publisher._put(topic(ours, "commits"), b"app", b'{"number":1}')
     flush(publisher)
     following = publisher_of(kafka, ours)
     assert following.last() is None
@@ -204,7 +204,7 @@ def test_applications_that_share_topics_do_not_fence_or_hide_each_other(kafka, o
 def test_an_open_transaction_of_another_application_is_waited_for_never_read_past(kafka, ours, publisher, monkeypatch):
     monkeypatch.setattr(publish, "READ_SECONDS", 0.5)
     other = publisher_of(kafka, ours, application="other")
-    other._put(topic(ours, "commits"), b"other", b"{}", [])
+    other._put(topic(ours, "commits"), b"other", b"{}")
     flush(other)
     publisher.commit(record(1))
     with pytest.raises(CommitLost, match="open transaction"):
