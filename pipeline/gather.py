@@ -92,24 +92,30 @@ class Gather:
 
     # Reading
 
-    def add(self, block: Block) -> list[Event]:
-        """What the block lets happen, in order; `series` names every slot in it until the next block.
+    def add(self, *blocks: Block) -> list[Event]:
+        """What the blocks let happen, one after the other, in order; `series` names every slot in it until the next call.
 
-        A repeat of what was read is dropped; raises LedgerBroken when the block does not join.
+        A repeat of what was read is dropped; raises LedgerBroken when a block does not join.
         """
+        self._free_slots()
+        self.events = []
+        for block in blocks:
+            self._add(block)
+        events, self.events = self.events, []
+        return events
+
+    def _add(self, block: Block) -> None:
         part = self.parts.get(block.source)
         if part is None:
             raise LedgerBroken(f"{block.source} is not a partition that this run started with: stop and start again to take it up")
         if part.position is None:
             part.position = block.first
         if block.next <= part.position and block.first < part.position:
-            return []
+            return
         if block.first != part.position:
             raise LedgerBroken(f"{block.source}: stands at {part.position}, the next block starts at {block.first}")
         if not part.moved:
             part.moved = block.now
-        self._free_slots()
-        self.events = []
         part.filtered += block.filtered
         part.consumed += len(block.at) + len(block.rejected)
         part.ledger["rejected"] += len(block.rejected)
@@ -121,8 +127,6 @@ class Gather:
         self._check(part)
         if self.repeating:
             self._check_record()
-        events, self.events = self.events, []
-        return events
 
     def limit(self, source: Source) -> int | None:
         """The position that a reader must not pass now; None: no limit."""

@@ -14,7 +14,7 @@ import resource
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ from pipeline.gather import Gather
 from pipeline.meter import Meter
 from pipeline.metrics import Metrics
 from pipeline.quantities import duration_text
-from pipeline.records import Block, Message, Raw, Rejection, Source
+from pipeline.records import Block, Message, Raw, Rejection, Source, Turn
 from pipeline.rejected import rejection_message
 from pipeline.succession import Change, Offer, Shadow, Succession
 
@@ -74,11 +74,11 @@ LOG = logging.getLogger(__name__)
 EARLIEST = events.START
 # Without a sample for so long, queued learning delays nobody: what came is committed, and with a step of a second the next is not there.
 QUIET_SECONDS = 0.25
-BLOCK_SECONDS = 0.05  # a block is cut to what takes so long: a commit that is due waits for the few blocks of a bundle
+TURN_SECONDS = 0.1  # the blocks of a turn are cut to what takes so long together: a commit that is due waits for it
 # Descent in this process until one of its own is started: about what that costs in loading, and a stream of hours never needs it.
 LOADING_SECONDS = 2.0
 PACE = 0.2  # weight of the newest block in what a record takes
-LEAST_RECORDS = 20  # of a block: what it costs beside its records is a few of them
+LEAST_RECORDS = 20  # of a turn: what it costs beside its records is as much as many of them
 STATUS_SECONDS = 0.5
 # Skill and coverage of all series together are sums over every one of them: they may take this part of the time. With 10,000 series they
 # are then a second old at most, with more of them older; the counts beside them are always those of now.
@@ -119,6 +119,7 @@ class Shard:
         self.summed: tuple[dict[str, Any], float] | None = None  # the newest sums over all series, and the wall clock until which they do
         self.changed = time.time()  # wall clock at which its weights last changed, for people
         self.pace = 0.0  # wall clock that a record takes, s
+        self.abreast = max(len(self.gather.parts), 1)  # blocks with records in a turn, lately
         self.apart: Apart | None = None
         # Seconds of descent left until a process of its own is worth it
         self.alone = LOADING_SECONDS if spec.apart and self.learner.device.type == "cpu" else math.inf
@@ -154,38 +155,43 @@ class Shard:
         self.taught = model.sha256
         return self
 
-    def take(self, block: Block) -> list[Message]:
+    def take(self, *blocks: Block) -> list[Message]:
         """All that `turns` gives, as one list."""
-        return [message for messages in self.turns(block) for message in messages]
+        return [message for messages in self.turns(blocks) for message in messages]
 
-    def turns(self, block: Block) -> Iterator[list[Message]]:
+    def turns(self, blocks: Sequence[Block]) -> Iterator[list[Message]]:
         """Score, forecast, and learn what may no longer wait; messages as they come, to be sent while the next are made.
 
-        Between blocks nothing runs beside: whoever asks then finds a state that is whole.
+        The blocks, of any partitions, are taken in this order, and their samples together: a step of the learner costs 3 ms before it
+        has looked at a series. Between turns nothing runs beside: whoever asks then finds a state that is whole.
         """
         began, owed, self.owed = time.perf_counter(), self.owed, []
         owed += self._heed_offers()
-        stood = self.gather.parts[block.source].position if block.source in self.gather.parts else None
-        told = self.gather.add(block)
-        if stood is None or block.first >= stood:  # else it was read before, and told then
-            owed += [self._rejected(r, block.records[r.record] if r.record >= 0 else None, block.source) for r in block.rejected]
+        stood = {source: part.position for source, part in self.gather.parts.items() if part.position is not None}
+        for block in blocks:
+            if block.first >= stood.get(block.source, block.first):  # else it was read before, and told then
+                owed += [self._rejected(r, block.records[r.record] if r.record >= 0 else None, block.source) for r in block.rejected]
+            stood[block.source] = max(block.next, stood.get(block.source, block.next))
+        told = self.gather.add(*blocks)
         yield self._sum_up(owed)
         yield from map(self._sum_up, self.follow(told))
         self._read_on()
-        if block.ended:
-            self.ended.add(block.source)
-        over = block.ended and len(self.ended) == len(self.gather.parts)
+        self.ended |= {block.source for block in blocks if block.ended}
+        over = any(block.ended for block in blocks) and len(self.ended) == len(self.gather.parts)
         if over and self.spec.close_at_end:
             yield from map(self._sum_up, self.follow(self.gather.close_all()))
-        if block.next > block.first:
-            self.pace += (min((time.perf_counter() - began) / (block.next - block.first), 1.0) - self.pace) * PACE
-        if len(block.at):
-            self.arrived = block.now
-        elif self.queue and not self.gather.repeating and block.now - self.arrived >= QUIET_SECONDS:
+        read = [block.next - block.first for block in blocks if block.next > block.first]
+        if read:
+            self.pace += (min((time.perf_counter() - began) / sum(read), 1.0) - self.pace) * PACE
+            self.abreast = max(len(read), self.abreast - 1)
+        now = max(block.now for block in blocks)
+        if any(len(block.at) for block in blocks):
+            self.arrived = now
+        elif self.queue and not self.gather.repeating and now - self.arrived >= QUIET_SECONDS:
             yield self._sum_up(self.learn_next())
         while over and self.queue:
             yield self._sum_up(self.learn_next())
-        self._count(block)
+        self._count(blocks, now)
 
     def follow(self, told: Iterable[events.Event]) -> Iterator[list[Message]]:
         """Do what event time says, many series at a time: each series in its order, each instant before what needs it."""
@@ -418,7 +424,7 @@ class Shard:
         """After a hand-over, a little after each block: what is read then can wait for the next instant, and no sample has to."""
         began = time.perf_counter()
         for learner in self._learners():
-            while time.perf_counter() - began < BLOCK_SECONDS and learner.read_some():
+            while time.perf_counter() - began < TURN_SECONDS and learner.read_some():
                 pass
 
     def _version(self, name: str) -> Incoming:
@@ -485,18 +491,20 @@ class Shard:
         limit, position = self.gather.limit(source), self.gather.parts[source].position
         if position is None or not self.pace:
             return limit
-        paced = position + max(LEAST_RECORDS, int(BLOCK_SECONDS / self.pace))
+        paced = position + max(max(LEAST_RECORDS, int(TURN_SECONDS / self.pace)) // self.abreast, 1)
         return paced if limit is None else min(limit, paced)
 
     # What is counted
 
-    def _count(self, block: Block) -> None:
+    def _count(self, blocks: Sequence[Block], now: float) -> None:
         if metrics.METRICS is not None:
-            self.meter.read(block)
-        if block.now - self.told >= STATUS_SECONDS or block.ended:
-            self.told = block.now
+            for block in blocks:
+                self.meter.read(block)
+        ended = any(block.ended for block in blocks)
+        if now - self.told >= STATUS_SECONDS or ended:
+            self.told = now
             STATUS.clear()
-            STATUS.update(self.status(self._summed(block)))
+            STATUS.update(self.status(self._summed(now, anew=ended)))
             if metrics.METRICS is not None:
                 self._measure(metrics.METRICS)
 
@@ -533,11 +541,11 @@ class Shard:
         m.train_step_seconds.observe(seconds)
         self.taught_on = exercise.whole.lengths
 
-    def _summed(self, block: Block) -> dict[str, Any]:
+    def _summed(self, now: float, *, anew: bool) -> dict[str, Any]:
         """What the learner says of all series together, summed anew if it is time."""
-        if self.summed is None or block.now >= self.summed[1] or block.ended:
+        if self.summed is None or now >= self.summed[1] or anew:
             began = time.perf_counter()
-            self.summed = self.learner.summary(), block.now + (time.perf_counter() - began) / SUMMING
+            self.summed = self.learner.summary(), now + (time.perf_counter() - began) / SUMMING
         return self.summed[0]
 
     def status(self, summed: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -784,18 +792,19 @@ LIVE_CELL = beam.DoFn.StateParam(CELL)
 
 
 class Learn(beam.DoFn):
-    """(shard, block) in, lists of messages out."""
+    """(shard, turn) in, lists of messages out."""
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
 
-    def process(self, element: tuple[bytes, Block], cell: Any = LIVE_CELL) -> Iterator[list[Message]]:
+    def process(self, element: tuple[bytes, Turn], cell: Any = LIVE_CELL) -> Iterator[list[Message]]:
         one_thread()
         shard = cell.read()
         if not isinstance(shard, Shard):
             shard = wake(self.spec, shard)
-        block = element[1]
-        for messages in metrics.staged("learn", len(block.at) + len(block.rejected), shard.turns(block)):
+        blocks = element[1].blocks
+        count = sum(len(block.at) + len(block.rejected) for block in blocks)
+        for messages in metrics.staged("learn", count, shard.turns(blocks)):
             if messages:
                 yield messages
         cell.write(shard)

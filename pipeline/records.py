@@ -102,6 +102,13 @@ class Block:
     told: list[Told | None] = field(default_factory=list)  # (R,) by record; empty where no covariates are declared
 
 
+@dataclass(slots=True)
+class Turn:
+    """Blocks that a shard takes at a time, in the order in which they were read."""
+
+    blocks: list[Block]
+
+
 COLUMNS = {"series": np.int32, "at": np.int64, "value": np.float64, "offset": np.int64, "stamp": np.int64, "record": np.int32}
 
 

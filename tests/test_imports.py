@@ -31,7 +31,7 @@ LAW = {  # the first pattern that fits a file rules it
     "pipeline/decode.py": NOUNS | PLAIN,
     "pipeline/gather.py": NOUNS | PLAIN | {"pipeline.windows"},
     "pipeline/compose.py": NOUNS | PLAIN | {"orjson"},
-    "pipeline/flow.py": NOUNS | BEAM | {"pipeline.consume", "pipeline.decode", "pipeline.learn", "pipeline.publish"},
+    "pipeline/flow.py": NOUNS | PLAIN | BEAM | {"pipeline.consume", "pipeline.decode", "pipeline.learn", "pipeline.publish"},
     "pipeline/learn.py": NOUNS
     | PLAIN
     | BEAM

@@ -12,7 +12,7 @@ from models.snapshot import SnapshotDamaged
 from pipeline import events, learn
 from pipeline.gather import Gather, Rules
 from pipeline.learn import EARLIEST, Shard, Spec
-from pipeline.records import Block, Message, Raw, Source
+from pipeline.records import Block, Message, Raw, Rejection, Source
 
 HOUR = 3_600_000_000
 START = 500_000 * HOUR  # 2027
@@ -102,6 +102,24 @@ def test_polls_block_sizes_and_interleavings_do_not_show(seed):
     assert other == first
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_which_blocks_a_turn_has_does_not_show(seed):
+    rows, rng, shard = log(), random.Random(seed), Shard(spec())
+    blocks, turns = [*schedule(rows, seed, largest=25)], []
+    while blocks:
+        among = rng.randint(1, 9)
+        turns.append(blocks[:among])
+        del blocks[:among]
+    together = told(m for turn in turns for m in shard.take(*turn))
+    assert max(len({b.source for b in turn}) for turn in turns) > 1, "blocks of several partitions in a turn"
+    assert together == told(run(Shard(spec()), schedule(rows, 100)))
+
+
+def test_what_a_turn_has_twice_is_told_once():
+    bad = Block(SOURCES[0], 0, 1, 1.0, records=[Raw(0, 0, None, b"?")], rejected=[Rejection(0, 0, "not_json", "no JSON")])
+    assert [m.kind for m in Shard(spec()).take(bad, bad)] == ["rejected"]
+
+
 def perturbation_holds(make=lambda: Shard(spec())) -> bool:
     """Change every value after an hour: do all forecasts issued up to it keep their bytes?"""
     moment = 25
@@ -122,9 +140,10 @@ def scales_by_the_whole_block(monkeypatch):
     """A scaler that is fitted to all that a poll returned, what comes after a sample included."""
     honest = Shard.turns
 
-    def leaky(self, block):
-        self.learner.learnt["scale"][:] = np.abs(block.value).mean() if len(block.value) else 1.0
-        return honest(self, block)
+    def leaky(self, blocks):
+        values = np.concatenate([block.value for block in blocks])
+        self.learner.learnt["scale"][:] = np.abs(values).mean() if len(values) else 1.0
+        return honest(self, blocks)
 
     monkeypatch.setattr(Shard, "turns", leaky)
 

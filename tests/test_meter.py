@@ -57,7 +57,7 @@ def ran(monkeypatch):
     decode, shard, out = Decoder(Shape()).decode, Shard(spec()), []
     for raw in blocks():
         block = decoded(decode, raw)
-        for messages in metrics.staged("learn", len(block.at) + len(block.rejected), shard.turns(block)):
+        for messages in metrics.staged("learn", len(block.at) + len(block.rejected), shard.turns([block])):
             out += messages
     return registry, out, shard
 
@@ -68,7 +68,7 @@ def told(series, steps):
     metrics.METRICS = Metrics(registry)
     decode, shard = Decoder(Shape()).decode, Shard(spec())
     for raw in blocks([*SERIES, *(f"meter-{k}" for k in range(series - len(SERIES)))], steps):
-        for _ in shard.turns(decoded(decode, raw)):
+        for _ in shard.turns([decoded(decode, raw)]):
             pass
     assert shard.status()["series"] == series
     return {(s.name, *sorted(s.labels.items())) for family in registry.collect() for s in family.samples}, len(generate_latest(registry))
@@ -190,7 +190,7 @@ def test_metrics_show_in_no_message(ran, monkeypatch):
     _, out, _ = ran
     monkeypatch.setattr(metrics, "METRICS", None)
     decode, shard = Decoder(Shape()).decode, Shard(spec(watched=()))
-    other = [message for raw in blocks() for messages in shard.turns(decode(raw)) for message in messages]
+    other = [message for raw in blocks() for messages in shard.turns([decode(raw)]) for message in messages]
     assert [(m.kind, m.value) for m in other] == [(m.kind, m.value) for m in out]
 
 

@@ -98,7 +98,7 @@ def main() -> None:
     for step in STEPS:
         began, at = time.process_time(), START + step * STEP
         for first in range(0, given.series, SIZE):
-            for _ in one.turns(block(names, first, at, position, step * 60.0)):
+            for _ in one.turns([block(names, first, at, position, step * 60.0)]):
                 pass  # what is published is not kept
             position += len(names[first : first + SIZE])
         while one.queue:

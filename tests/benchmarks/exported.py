@@ -70,7 +70,7 @@ def main() -> None:
         """Every series speaks once, and what can be learnt is."""
         for first in range(0, given.series, SIZE):
             position = number * given.series + first
-            for _ in shard.turns(block(names, first, START + number * STEP, position, position / 1e3)):
+            for _ in shard.turns([block(names, first, START + number * STEP, position, position / 1e3)]):
                 pass  # what is published is not kept
             tell(metrics.METRICS, shard)
         while shard.queue:
