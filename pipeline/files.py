@@ -237,21 +237,26 @@ def wide_rows(file: WideRows) -> list[tuple[int, bytes]]:
     return found
 
 
+SOME = 2  # numbers are in equal steps by chance
 NAMELESS = "the first line holds values, and would be taken for names of columns: put a line of names above it"
 
 
 def nameless(columns: Sequence[str]) -> bool:
-    """The names of a wide table's columns are a series: numbers, and not whole ones that count up by one.
+    """The names of a wide table's columns are a series: numbers, and not whole ones that count up, by one or in equal steps.
 
-    >>> nameless(["a", "3.5", "3.6", "3.5_duplicated_0"]), nameless(["id", "1", "2", "3"]), nameless(["V1", "V2", "V3"])
-    (True, False, False)
+    >>> nameless(["a", "3.5", "3.6", "3.5_duplicated_0"]), nameless(["a", "605", "586", "586_duplicated_0"]), nameless(["a", "5", "7"])
+    (True, True, True)
+    >>> nameless(["id", "1", "2", "3"]), nameless(["minute", "0", "15", "30"]), nameless(["V1", "V2", "V3"])
+    (False, False, False)
     """
     said = [name.partition("_duplicated_")[0] for name in columns[1:]]  # polars tells equal ones apart so
     try:
         numbers = [float(name) for name in said if name not in NO_VALUE]
     except ValueError:
         return False
-    return not all(number.is_integer() for number in numbers) or any(b - a != 1 for a, b in pairwise(numbers))
+    steps = {b - a for a, b in pairwise(numbers)}
+    counting = steps <= {1} or (len(numbers) > SOME and len(steps) == 1 and min(steps) > 0)
+    return not counting or not all(number.is_integer() for number in numbers)
 
 
 def _until_last(values: Sequence[Any]) -> Sequence[Any]:

@@ -18,9 +18,9 @@ from pipeline import learn, metrics
 from pipeline.consume import RawBlockCoder
 from pipeline.decode import Decoder, Shape
 from pipeline.events import Rules
-from pipeline.flow import flow
+from pipeline.flow import Together, TurnCoder, flow
 from pipeline.learn import EARLIEST, Shard, Spec
-from pipeline.records import Message, Raw, RawBlock, Source, rfc3339
+from pipeline.records import Message, Raw, RawBlock, Source, Turn, encode_block, rfc3339
 
 HOUR = 3_600_000_000
 BEGIN = 500_000 * HOUR
@@ -102,6 +102,35 @@ def test_what_is_published_does_not_depend_on_the_runners_watermark(watermark: s
     assert {kind: kinds.count(kind) for kind in ("forecasts", "late", "rejected")} == {"forecasts": 96, "late": 2, "rejected": 2}
     with TestPipeline(options=PipelineOptions(["--streaming"])) as p:
         assert_that(flow(p | events(watermark), decode=Decoder(Shape()).decode, spec=SPEC), said_is(wanted))
+
+
+def test_blocks_that_come_in_one_bundle_say_what_they_say_one_by_one() -> None:
+    stream = TestStream(coder=RawBlockCoder())
+    for k in range(0, len(blocks()), 5):
+        stream = stream.add_elements(blocks()[k : k + 5])
+    with TestPipeline(options=PipelineOptions(["--streaming"])) as p:
+        assert_that(flow(p | stream.advance_watermark_to_infinity(), decode=Decoder(Shape()).decode, spec=SPEC), said_is(expected()))
+
+
+def test_a_bundle_is_one_turn_unless_it_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = [Decoder(Shape()).decode(block) for block in blocks()]
+    together = Together()
+
+    def turns() -> list[int]:
+        together.start_bundle()
+        made = [turn for block in decoded for _, turn in together.process(block)] + [one.value[1] for one in together.finish_bundle()]
+        assert [block for turn in made for block in turn.blocks] == decoded
+        return [sum(len(block.at) for block in turn.blocks) for turn in made]
+
+    assert turns() == [98]
+    monkeypatch.setattr("pipeline.flow.TURN_OBSERVATIONS", 40)
+    assert turns() == [40, 42, 16]
+
+
+def test_a_turn_is_the_same_behind_a_shuffle() -> None:
+    turn = Turn([Decoder(Shape()).decode(block) for block in blocks()[:3]])
+    again = TurnCoder().decode(TurnCoder().encode(turn))
+    assert [encode_block(block) for block in again.blocks] == [encode_block(block) for block in turn.blocks]
 
 
 def test_a_block_that_comes_twice_is_done_once() -> None:
