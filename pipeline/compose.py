@@ -98,7 +98,6 @@ def tidy(x: np.ndarray) -> np.ndarray:
         return np.asarray(np.where(usual, np.round(x * up / down) / up * down, x))
 
 
-@lru_cache(maxsize=512)
 def targets(cell: int, step: int, horizon: int) -> tuple[str, ...]:
     return tuple(instant(cell + k * step) for k in range(1, horizon + 1))
 
@@ -119,7 +118,7 @@ def around(record: msgspec.Struct) -> list[str]:
 
 
 def numerals(x: np.ndarray) -> list[str]:
-    """JSON of numbers (N, K, H): N times what stands between the outermost brackets of K lists.
+    """JSON of numbers (N, K, H): N times what stands between the outermost brackets of K lists. Powers of ten are as orjson has them.
 
     >>> numerals(np.array([[[1.5, -2.0], [0.1, 1e-7]], [[0.0, 3.0], [1e22, 4.0]]]))
     ['1.5,-2.0],[0.1,1e-7', '0.0,3.0],[1e+22,4.0']
@@ -179,7 +178,7 @@ def _as_records(step: Issued, told: Sequence[Told], voice: Voice) -> list[Messag
     rows = [t.row for t in told]
     numbers = numerals(tidy(np.concatenate([step.point[rows][:, None], step.quantiles[rows]], 1)))
     runs = all_served(step, rows, voice)
-    texts = {id(one): encode(one).decode() for one in runs}
+    texts = {of: encode(one).decode() for of, one in {id(one): one for one in runs}.items()}
     between = {cell: _forecast_of(voice, cell) for cell in {t.cell for t in told}}
     prefix, truth = namer("forecasts", voice.application), ("false", "true")
     cold, observations, updates = (column[rows].tolist() for column in (step.cold, step.observations, step.updates))
@@ -335,11 +334,14 @@ def _lead_scores(
 
     `prefix`: what names of the series' forecasts begin with. `numbers`: points, their errors, the baseline's, of all leads.
     """
-    names, pieces = _blank(cell, voice, which)
-    columns = [one.split(",") for one in numbers.split("],[")]
-    if which is not None:
-        columns, codes = [[column[h] for h in which] for column in columns], [codes[h] for h in which]
-    pieces, digest = pieces.copy(), xxhash.xxh3_128_hexdigest
+    names, pieces = _blank(cell, voice)
+    columns, digest = [one.split(",") for one in numbers.split("],[")], xxhash.xxh3_128_hexdigest
+    if which is None:
+        pieces = pieces.copy()
+    else:
+        names, codes, columns = [names[h] for h in which], [codes[h] for h in which], [[column[h] for h in which] for column in columns]
+        pieces = [piece for h in which for piece in pieces[PIECES * h : PIECES * (h + 1)]]
+        pieces[0] = pieces[0].removeprefix(",")
     pieces[1::PIECES] = [digest(prefix + name) for name in names]
     pieces[2::PIECES] = [words.by[code] for code in codes]
     pieces[3::PIECES], pieces[5::PIECES], pieces[7::PIECES] = columns
@@ -349,15 +351,15 @@ def _lead_scores(
 
 
 @lru_cache(maxsize=512)
-def _blank(cell: int, voice: Voice, which: tuple[int, ...] | None) -> tuple[list[bytes], list[str]]:
+def _blank(cell: int, voice: Voice) -> tuple[list[bytes], list[str]]:
     """For each lead what ends the name of the forecast that was issued then, and the pieces of its score, most of them empty."""
     names: list[bytes] = []
     pieces: list[str] = []
-    for h in range(voice.horizon) if which is None else which:
+    for h in range(voice.horizon):
         at = cell - (h + 1) * voice.step
         names.append(b",%d,%d]" % (at, h + 1) if voice.layout == "row" else b",%d]" % at)
         begin, _, _, error, *_ = around(LeadScore(h + 1, instant(at), QUOTED, *[HOLE] * 7))
-        pieces += ["," * (len(pieces) > 0) + begin, "", "", "", error, "", "", "", ""]
+        pieces += ["," * (h > 0) + begin, "", "", "", error, "", "", "", ""]
     return names, pieces
 
 

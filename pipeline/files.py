@@ -237,7 +237,7 @@ def wide_rows(file: WideRows) -> list[tuple[int, bytes]]:
     return found
 
 
-SOME = 2  # numbers are in equal steps by chance
+BY_CHANCE = 2  # numbers are always in equal steps
 NAMELESS = "the first line holds values, and would be taken for names of columns: put a line of names above it"
 
 
@@ -255,7 +255,7 @@ def nameless(columns: Sequence[str]) -> bool:
     except ValueError:
         return False
     steps = {b - a for a, b in pairwise(numbers)}
-    counting = steps <= {1} or (len(numbers) > SOME and len(steps) == 1 and min(steps) > 0)
+    counting = steps <= {1} or (len(numbers) > BY_CHANCE and len(steps) == 1 and min(steps) > 0)
     return not counting or not all(number.is_integer() for number in numbers)
 
 

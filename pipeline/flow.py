@@ -58,14 +58,14 @@ def decoded(decode: Callable[[RawBlock], Block], raw: RawBlock) -> Block:
 
 
 class Together(beam.DoFn):
-    """Blocks in, turns of a shard out: what a bundle has read of all partitions is learnt from and forecast at once."""
+    """Blocks in, turns of a shard out: what a bundle has read of several partitions is learnt from and forecast at once."""
 
     def start_bundle(self) -> None:
         self._blocks: list[Block] = []
 
     def process(self, block: Block) -> Iterator[tuple[bytes, Turn]]:
         self._blocks.append(block)
-        if sum(len(one.at) for one in self._blocks) >= TURN_OBSERVATIONS:
+        if sum(len(one.at) + len(one.rejected) for one in self._blocks) >= TURN_OBSERVATIONS:
             yield SHARD, Turn(self._blocks)
             self._blocks = []
 
@@ -79,6 +79,6 @@ def flow(raw: beam.PCollection[RawBlock], *, decode: Callable[[RawBlock], Block]
     return (
         raw
         | "Decode" >> beam.Map(partial(decoded, decode)).with_output_types(Block)
-        | "Together" >> beam.ParDo(Together()).with_output_types(tuple[bytes, Turn])
+        | "Shard" >> beam.ParDo(Together()).with_output_types(tuple[bytes, Turn])
         | "Learn" >> beam.ParDo(Learn(spec)).with_output_types(list[Message])
     )

@@ -69,7 +69,7 @@ class Gather:
         self.names: dict[str, int] = {}
         self.series: dict[int, tuple[str, int, Source]] = {}  # slot -> name, key, partition that admitted it
         self.leaving: list[tuple[int, int]] = []  # heap: (instant with which it is forgotten, slot)
-        self.gone: list[int] = []  # forgotten in the last block: the slots are named in its events
+        self.gone: list[int] = []  # forgotten in the last call: the slots are named in its events
         self.free: list[int] = []
         self.begin = START  # what is before has been learnt elsewhere
         self.reserved: dict[int, int] = {}  # key -> slot of series that were learnt there and have not come yet

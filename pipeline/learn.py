@@ -77,7 +77,7 @@ QUIET_SECONDS = 0.25
 TURN_SECONDS = 0.1  # the blocks of a turn are cut to what takes so long together: a commit that is due waits for it
 # Descent in this process until one of its own is started: about what that costs in loading, and a stream of hours never needs it.
 LOADING_SECONDS = 2.0
-PACE = 0.2  # weight of the newest block in what a record takes
+PACE = 0.2  # weight of the newest turn in what a record takes
 LEAST_RECORDS = 20  # of a turn: what it costs beside its records is as much as many of them
 STATUS_SECONDS = 0.5
 # Skill and coverage of all series together are sums over every one of them: they may take this part of the time. With 10,000 series they
@@ -98,7 +98,7 @@ def new_token() -> bytes:
 
 
 class Shard:
-    """One learner, its event time, and what it owes: `take` a block, get the messages."""
+    """One learner, its event time, and what it owes: `take` blocks, get the messages."""
 
     def __init__(self, spec: Spec, *, part: Gather | None = None, learner: Learner | None = None) -> None:
         self.spec = spec
@@ -256,7 +256,8 @@ class Shard:
         for sample in samples:
             of = self._record(sample.slot)
             n, *last = turn.get(of, (-1, -1, -1))
-            n += last != [sample.offset, sample.cell]  # a record that closes two cells is two turns
+            # A record that closes two cells is two turns; so are two that close one, in two partitions and by chance at one offset
+            n += sample.inserted or last != [sample.offset, sample.cell]
             turn[of] = n, sample.offset, sample.cell
             batches.setdefault((n, sample.generation, math.isnan(sample.value)), []).append(sample)
         for (_, generation, silent), batch in sorted(
@@ -421,7 +422,7 @@ class Shard:
             self.succession.judge(learnt=self.learnt, first=self._first())
 
     def _read_on(self) -> None:
-        """After a hand-over, a little after each block: what is read then can wait for the next instant, and no sample has to."""
+        """After a hand-over, a little after each turn: what is read then can wait for the next instant, and no sample has to."""
         began = time.perf_counter()
         for learner in self._learners():
             while time.perf_counter() - began < TURN_SECONDS and learner.read_some():

@@ -1,4 +1,4 @@
-"""What a shard has counted since the last look, and how that reaches the metrics: sums in arrays, one walk over labels a block.
+"""What a shard has counted since the last look, and how that reaches the metrics: sums in arrays, one walk over labels a turn.
 
 A labelled counter costs some microseconds a call; with 24 leads and three bands that was a tenth of a sample's way.
 

@@ -74,7 +74,10 @@ class Metrics:
         self.rejected_oldest_age_seconds = gauge("rejected_oldest_age_seconds", "Age of the oldest record in the rejected topic; 0: none.")
         # stages
         self.stage_duration_seconds = histogram(
-            "stage_duration_seconds", "What a block took in a stage, without those behind it.", "stage", buckets=FAST_SECONDS
+            "stage_duration_seconds",
+            "What a block took in a stage, without those behind it; `learn` takes those of a bundle as one.",
+            "stage",
+            buckets=FAST_SECONDS,
         )
         self.stage_elements_in = counter("stage_elements_in_total", "Records, observations or messages into a stage.", "stage")
         self.stage_elements_out = counter("stage_elements_out_total", "Records, observations or messages out of it.", "stage")

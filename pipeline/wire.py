@@ -64,10 +64,11 @@ def _around(kind: Any, application: str, at: int) -> tuple[bytes, bytes]:
 
 def written_headers(message: Message, application: str) -> bytes:
     """`written(headers(message, application))`."""
-    if message.headers or message.kind == "rejected" or len(message.id) != len(MARK):
+    name = message.id.encode()
+    if message.headers or message.kind == "rejected" or len(name) != len(MARK):
         return written(headers(message, application))
     before, after = _around(message.kind, application, message.at)
-    return before + message.id.encode() + after
+    return before + name + after
 
 
 def append(batch: Any, key: bytes, value: bytes, headers: bytes) -> bool:

@@ -115,6 +115,15 @@ def test_which_blocks_a_turn_has_does_not_show(seed):
     assert together == told(run(Shard(spec()), schedule(rows, 100)))
 
 
+def test_a_cell_that_two_partitions_close_at_one_offset_is_scored_once():
+    of = spec(SOURCES[:2])
+    shard, rows = Shard(of._replace(rules=of.rules._replace(aggregate="sum"))), [("a", t, float(t % 4)) for t in range(9)]
+    messages = shard.take(*(block(source, 0, rows[:8]) for source in SOURCES[:2]))
+    messages += shard.take(*(block(source, 8, rows[8:]) for source in SOURCES[:2]))
+    ids = [m.id for m in messages if m.kind == "scores"]
+    assert len(ids) == len(set(ids)) > 3
+
+
 def test_what_a_turn_has_twice_is_told_once():
     bad = Block(SOURCES[0], 0, 1, 1.0, records=[Raw(0, 0, None, b"?")], rejected=[Rejection(0, 0, "not_json", "no JSON")])
     assert [m.kind for m in Shard(spec()).take(bad, bad)] == ["rejected"]

@@ -16,9 +16,9 @@ from pipeline.engine.bundles import Outcome, TimerFamily, Worker
 MIN: int = MIN_TIMESTAMP.micros
 MAX: int = MAX_TIMESTAMP.micros
 
-# Elements of a splittable function in one bundle. A due commit waits for the bundle under way: four blocks of a thousand
-# records are about 0.1 s of work, while a bundle costs a fraction of a millisecond, so that fewer would gain nothing.
-AT_ONCE = 4
+# Elements of a splittable function in one bundle: what they give is worked on together, and a due commit waits for it. Who reads
+# is to read less of each where there are many.
+AT_ONCE = 16
 
 
 class Residual(NamedTuple):
