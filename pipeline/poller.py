@@ -178,8 +178,6 @@ class Poller:
         self._feeds: dict[TopicPartition, Feed] = {}
         self._moved: set[TopicPartition] = set()  # whose feed begins anew: the consumer has to go there
         self._full: set[TopicPartition] = set()  # read no further until half of it is taken
-        self._waiting = 0  # records that wait in all feeds
-        self._read = 0  # how many did when reading last brought some
         self._error: Exception | None = None
         self._stopping = False
         self._troubled = False
@@ -200,7 +198,6 @@ class Poller:
                 raise self._error
             feed = self._feeds.get(partition)
             if feed is None or feed.position != position:
-                self._waiting -= 0 if feed is None else len(feed.records)
                 self._feeds[partition] = Feed(source, position, position, told=time.time())
                 self._moved.add(partition)
                 return None
@@ -208,9 +205,6 @@ class Poller:
             block = feed.take(limit, now)
             if block is None:
                 return feed.mark(now)
-            self._waiting -= len(block.records)
-            if self._hungry():
-                self._lock.notify_all()
             if partition in self._full and feed.size < self._room() // 2:
                 self._lock.notify()
             return block
@@ -240,14 +234,6 @@ class Poller:
 
     def _room(self) -> int:
         return BUFFER_BYTES // max(len(self._feeds), 1)
-
-    def _hungry(self) -> bool:
-        """Half of what was read is taken: it is time to read on.
-
-        Whoever takes slower than records come would otherwise have a question asked and answered for every few of them, each of which
-        costs as much as forecasting twenty; what waits is not taken any sooner for having more behind it.
-        """
-        return self._waiting <= self._read // 2 or self._stopping or bool(self._moved)
 
     def _run(self) -> None:
         try:
@@ -332,7 +318,6 @@ class Poller:
             if len(self._full) == len(self._feeds):
                 self._lock.wait(POLL_SECONDS)
                 return set(self._feeds)
-            self._lock.wait_for(self._hungry, POLL_SECONDS)
         try:
             came = consumer.poll(timeout_ms=int(POLL_SECONDS * 1000))
             ends = {partition: consumer.position(partition, timeout_ms=0) for partition in consumer.assignment()}
@@ -362,10 +347,8 @@ class Poller:
                 if partition in came or end > feed.end:
                     fresh.add(partition)
                     feed.put(came.get(partition, ()), end)
-                    self._waiting += len(came.get(partition, ()))
                 feed.highwater = max(feed.highwater, consumer.highwater(partition) or 0, end)
             if fresh:
-                self._read = self._waiting
                 self._lock.notify_all()
         if fresh:
             self._wake()
