@@ -157,7 +157,12 @@ class Learn(Section):
     start_from: File | None = about("a taught model (`backtest --save`) to start from when there is no state", None)
     optimiser: Optimiser = about("adamw, adam or sgd (with momentum)", "adamw")
     rate: Real | None = about("learning rate", None, shown="the model's own", gt=0, le=1)
-    truncation: Count | None = about("steps that gradients flow back", None, shown="the model's own", ge=1)
+    truncation: Count | None = about(
+        "steps that gradients flow back (k2); the steps between two updates (k1) are those of `window.span` or `window.every`",
+        None,
+        shown="the model's own",
+        ge=1,
+    )
     replay: Count | None = about("learning instants that are remembered to be learnt from again", None, shown="the model's own", ge=1)
     members: Count = about("networks in a mixture", 3, ge=1, le=12)
     learn_ahead: bool = about("learning runs after the forecasts that it must not delay", default=True)
