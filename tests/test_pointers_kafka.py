@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +42,8 @@ def test_pointers_are_followed_through_a_kill_and_bad_ones_refused(kafka: str, m
     topic = make_topic(2, suffix=".input")
     make_ours(kafka, name)
     rows = samples(SERIES, STEPS)
-    begun, more = SERIES * 240, SERIES * 265
-    produce(kafka, topic, rows[:begun])
+    steps = iter(range(SERIES * 240, SERIES * 300, SERIES))
+    produce(kafka, topic, rows[: SERIES * 240])
     url = str(tmp_path / "models")
     words = settings(kafka, name, topic, tmp_path, registry__url=url, **MORE)
 
@@ -50,21 +51,32 @@ def test_pointers_are_followed_through_a_kill_and_bad_ones_refused(kafka: str, m
     until(lambda: committed(kafka, f"{name}.forecasts.v1") or not run.running(), told=run.said)
     asked = ("--steps", "6", "--fresh", "--work", str(tmp_path / "work"))
     made = [command("retrain", *words, *asked, "--set", f"learn.seed={seed}")["version"] for seed in (3, 4)]
-    produce(kafka, topic, rows[begun:more])
-    until(lambda: [d["version"] for d in changes(kafka, name)][-1:] == made[1:] or not run.running(), told=run.said)
+
+    def going_on(true: Callable[[], bool]) -> None:
+        """Wait, and let time go on: what is planned is planned for an instant that has not passed."""
+
+        def look() -> bool:
+            found = true() or not run.running()
+            if not found and (at := next(steps, None)) is not None:
+                produce(kafka, topic, rows[at : at + SERIES])
+                time.sleep(0.3)
+            return found
+
+        until(look, told=run.said)
+
+    going_on(lambda: [d["version"] for d in changes(kafka, name)][-1:] == made[1:])
     run.kill()
 
     weights = tmp_path / "models" / name / "default/versions" / made[0] / "weights.safetensors"
     command("models", "promote", made[1], *words)
     run = Instance(tmp_path, "run", "--json", "--take-over", *words)
-    produce(kafka, topic, rows[more : -SERIES * 20])
-    until(lambda: [d["kind"] for d in changes(kafka, name)][-1:] == ["switch"] or not run.running(), told=run.said)
+    going_on(lambda: [d["kind"] for d in changes(kafka, name)][-1:] == ["switch"])
     unheard = [word for pair in zip(words[::2], words[1::2], strict=True) if "kafka.bootstrap" not in pair[1] for word in pair]
     assert command("models", "promote", made[0], *unheard)["told"] is False
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")  # after it was looked at
     assert command("models", "promote", made[0], *words)["told"] is True
     until(lambda: [d["kind"] for d in changes(kafka, name)][-1:] == ["refuse"] or not run.running(), told=run.said)
-    produce(kafka, topic, rows[-SERIES * 20 :])
+    produce(kafka, topic, rows[next(steps, SERIES * 300) :])
     until(lambda: len(committed(kafka, f"{name}.forecasts.v1")) >= len(rows) or not run.running(), told=run.said)
     code, _ = run.stopped()
     assert code == 0, run.said()
