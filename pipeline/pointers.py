@@ -59,7 +59,7 @@ class Follower:
             partitions = [TopicPartition(self._topic, p) for p in sorted(consumer.partitions_for_topic(self._topic) or ())]
             consumer.assign(partitions)
             consumer.seek_to_beginning(*partitions)
-            ends: dict[TopicPartition, int] = consumer.end_offsets(partitions)
+            ends: dict[TopicPartition, int] = topics.offsets(consumer.end_offsets, partitions)
             found: dict[str, tuple[Pointer, int]] = {}
             while not over.is_set():
                 for record in polled(consumer):

@@ -20,6 +20,7 @@ from kafka import KafkaConsumer, errors
 from kafka.structs import TopicPartition
 
 from pipeline.records import Raw, RawBlock, Source, stamp_us
+from pipeline.topics import offsets
 
 LOG = logging.getLogger(__name__)
 
@@ -400,7 +401,7 @@ class Poller:
                 return
             for partition in quiet:
                 self._feeds[partition].asked, self._feeds[partition].stable = now, None
-        ends = consumer.end_offsets(quiet, timeout_ms=int(ANSWER_SECONDS * 1000))  # read_committed: the last stable offset
+        ends = offsets(consumer.end_offsets, quiet, timeout_ms=int(ANSWER_SECONDS * 1000))  # read_committed: the last stable offset
         with self._lock:
             for partition in set(quiet) - self._moved:
                 self._feeds[partition].stable = ends[partition]

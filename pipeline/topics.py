@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
+from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
 from pipeline.settings import KINDS, VERSIONS
 
@@ -48,6 +48,18 @@ def topic(prefix: str, kind: str) -> str:
     'tidecast.forecasts.v1'
     """
     return f"{prefix}.{kind}.v{VERSIONS[kind]}"
+
+
+def offsets(ask: Callable[..., dict[Any, int]], partitions: Sequence[Any], *, timeout_ms: int | None = None) -> dict[Any, int]:
+    """What a consumer's `beginning_offsets` or `end_offsets` says of partitions. Raises KafkaError.
+
+    kafka-python 3.0.12 leaves a partition out that it knows no leader of at the moment, as it may on a machine that is busy, and then
+    looks for it all the same: that is no answer in time, like any other.
+    """
+    try:
+        return ask(partitions, timeout_ms=timeout_ms)
+    except KeyError as error:
+        raise KafkaTimeoutError(f"nobody says where {error} begins and ends") from error
 
 
 SINGULAR = {"forecasts": "forecast", "scores": "score", "late": "late", "models": "model", "decisions": "decision"}

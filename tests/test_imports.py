@@ -43,7 +43,7 @@ LAW = {  # the first pattern that fits a file rules it
     | {"models", "msgspec"},
     "pipeline/succession.py": NOUNS | {"models", "torch"},
     "pipeline/consume.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.poller", "pipeline.files", "pipeline.dump"},
-    "pipeline/poller.py": NOUNS | KAFKA,
+    "pipeline/poller.py": NOUNS | KAFKA | {"pipeline.topics"},
     "pipeline/files.py": NOUNS | PLAIN,
     "pipeline/dump.py": NOUNS | PLAIN | {"pipeline.files"},
     "pipeline/publish.py": NOUNS | PLAIN | BEAM | KAFKA | {"pipeline.topics", "pipeline.wire"},

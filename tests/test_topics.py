@@ -12,10 +12,11 @@ from kafka.admin import (
     ResourcePattern,
     ResourceType,
 )
+from kafka.errors import KafkaTimeoutError
 
 from pipeline.broker import Broker, free_port
 from pipeline.settings import KINDS
-from pipeline.topics import MISSING, UNSEEN, Difference, TopicsError, Wanted, apply, plan, topic, wanted
+from pipeline.topics import MISSING, UNSEEN, Difference, TopicsError, Wanted, apply, offsets, plan, topic, wanted
 
 
 def options(bootstrap):
@@ -117,3 +118,15 @@ def rule(bootstrap, resource, operation, permission):
         admin.create_acls([ACL("User:ANONYMOUS", "*", operation, permission, resource)])
     finally:
         admin.close()
+
+
+def test_a_partition_that_the_client_forgets_is_no_answer_and_no_bug():
+    def forgetful(partitions, timeout_ms):
+        return {partition: {}[partition] for partition in partitions}
+
+    def knowing(partitions, timeout_ms):
+        return dict.fromkeys(partitions, timeout_ms)
+
+    with pytest.raises(KafkaTimeoutError, match="nobody says where"):
+        offsets(forgetful, ["scores/1"], timeout_ms=5)
+    assert offsets(knowing, ["scores/1"], timeout_ms=5) == {"scores/1": 5}

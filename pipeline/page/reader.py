@@ -15,7 +15,7 @@ from kafka.structs import TopicPartition
 
 from pipeline.page.fold import Fold
 from pipeline.records import stamp_us
-from pipeline.topics import anybody, topic
+from pipeline.topics import anybody, offsets, topic
 
 LOG = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class Reader:
             return []
         new = [p for p in there if p not in self._positions]
         if new:
-            first, ends = (ask(new, timeout_ms=10_000) for ask in (consumer.beginning_offsets, consumer.end_offsets))
+            first, ends = (offsets(ask, new, timeout_ms=10_000) for ask in (consumer.beginning_offsets, consumer.end_offsets))
             for p in new:
                 each = BACK[self._topics[p.topic]] // sum(other.topic == p.topic for other in there)
                 self._positions[p], self._live_from[p] = max(first[p], ends[p] - each), ends[p]
@@ -189,7 +189,7 @@ class Reader:
     def _keep_up(self, consumer: KafkaConsumer, there: Sequence[TopicPartition]) -> None:
         """Is there a broker, and how far behind are we? Too far for too long: go on at the end."""
         # the client forgets what it knew of topics that it is not assigned, and then cannot say where they end
-        ends = {**self._live_from, **consumer.end_offsets(list(consumer.assignment()), timeout_ms=ANSWER_MS)}
+        ends = {**self._live_from, **offsets(consumer.end_offsets, list(consumer.assignment()), timeout_ms=ANSWER_MS)}
         self._tell("reading")
         left = {p: max(ends[p] - self._positions[p], 0) for p in there}
         self.behind = sum(left.values())
@@ -266,7 +266,7 @@ class Reader:
             if number < 0:
                 continue
             consumer.assign([p])
-            first, end = (ask([p], timeout_ms=ANSWER_MS)[p] for ask in (consumer.beginning_offsets, consumer.end_offsets))
+            first, end = (offsets(ask, [p], timeout_ms=ANSWER_MS)[p] for ask in (consumer.beginning_offsets, consumer.end_offsets))
             deadline = time.monotonic() + LOOK_BACK_SECONDS / 2
             oldest = max(first, end - LOOK_BACK)
             while end > oldest and time.monotonic() < deadline and not self._stop.is_set():
