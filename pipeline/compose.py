@@ -109,7 +109,7 @@ QUOTED: Any = msgspec.Raw(b'"\0"')
 def around(record: msgspec.Struct) -> list[str]:
     """What messages of a kind have in common: the text between the holes of this one.
 
-    Whatever is the same in a block is encoded once for it. Numbers are put in as text: one message at a time costs three times as much.
+    Whatever is the same in a block is encoded once for it. Numbers are put in as text: one message at a time costs twice as much.
 
     >>> around(Served(1, 2, HOLE))
     ['{"from_lead":1,"to_lead":2,"by":', ',"reason":null}']
