@@ -23,7 +23,7 @@ from models.inputs import LAGS
 from models.mixture import several
 
 NEVER = -(1 << 60)  # the cell of what has not been
-HIDDEN = 127  # steps of an anchor's hidden state between 0 and 1
+HIDDEN = 127  # steps of a kept hidden state between 0 and 1
 MANY = 60_000  # counts that only tell young from old stop here, to fit into two bytes
 
 
@@ -146,7 +146,8 @@ def memory(
             "newest": (np.int64, (), NEVER),
             "level": (np.float64, (), np.nan),
             "ring": (np.float64, (ring,), np.nan),
-            "carry": (np.float16, (LAGS, 2 * members, hidden), 0),  # by cell % LAGS
+            "carry_hidden": (np.int8, (LAGS, members, hidden), 0),  # what arrivals go on from, by cell % LAGS: see `kept`
+            "carry_cell": (np.float16, (LAGS, members, hidden), 0),
             "carried": (np.int64, (LAGS,), NEVER),  # the cell after which that carry was
             "issued": (np.bool_, (horizon,), False),  # forecasts to be scored were, at the newest cells, by cell % H
             "origin_level": (np.float64, (horizon,), 0),
@@ -191,25 +192,26 @@ CELL = {"carry": "carried", "anchor": "anchored"}  # the cell after which it was
 def kept(m: Mapping[str, np.ndarray] | Memory, kind: Kind, slot: np.ndarray, phase: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Carries (N, 2M, D) float16 of slots (N,) at phases (N,) of LAGS, and the cells (N,) after which they were.
 
-    A byte is enough for an anchor's hidden states, which are within +-1 in every cell: dilated steps lie between it and what is learnt.
+    A byte is enough for hidden states, which are within +-1 in every cell.
     """
-    carried = m[CELL[kind]][slot, phase]
-    if kind == "carry":
-        return m["carry"][slot, phase], carried
-    hidden, cell = m["anchor_hidden"][slot, phase], m["anchor_cell"][slot, phase]
+    hidden, cell = m[f"{kind}_hidden"][slot, phase], m[f"{kind}_cell"][slot, phase]
     both = np.stack([hidden.astype(np.float32) / HIDDEN, cell], 2).astype(np.float16)  # (N, M, 2, D)
-    return both.reshape(len(both), 2 * both.shape[1], both.shape[3]), carried
+    return both.reshape(len(both), 2 * both.shape[1], both.shape[3]), m[CELL[kind]][slot, phase]
 
 
 def keep(m: Memory, kind: Kind, slot: np.ndarray, cell: np.ndarray, carry: np.ndarray) -> None:
     """Carries (N, 2M, D) after cells (N,), to be found by `kept` at their phases."""
     phase = cell % LAGS
     m[CELL[kind]][slot, phase] = cell
-    if kind == "carry":
-        m["carry"][slot, phase] = carry
-    else:
-        m["anchor_hidden"][slot, phase] = np.rint(carry[:, 0::2].astype(np.float32) * HIDDEN)
-        m["anchor_cell"][slot, phase] = carry[:, 1::2]
+    m[f"{kind}_hidden"][slot, phase], m[f"{kind}_cell"][slot, phase] = parted(carry)
+
+
+def parted(carry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Carries (..., 2M, D) as they are kept: hidden states (..., M, D) int8, cells (..., M, D). Of what is not finite, nothing is kept."""
+    lost = ~np.isfinite(carry.sum((-2, -1), dtype=np.float32))
+    if lost.any():
+        carry = np.where(lost[..., None, None], 0, carry)
+    return np.rint(carry[..., 0::2, :].astype(np.float32) * HIDDEN).astype(np.int8), carry[..., 1::2, :]
 
 
 def put(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:

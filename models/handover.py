@@ -76,7 +76,8 @@ def opened(memory: Memory, of: lesson.Series, *, instant: int) -> Staging:
     m, slots = memory, of.slot
     m["anchor_hidden"][slots], m["anchor_cell"][slots], m["anchored"][slots] = 0, 0, NEVER
     until = m["closed_newest"][slots].copy()
-    carry = np.zeros((len(slots), *m["carry"].shape[1:]), np.float16)
+    _, members, hidden = m["carry_cell"].shape[1:]
+    carry = np.zeros((len(slots), LAGS, 2 * members, hidden), np.float16)
     return Staging(instant, slots, until, carry, m["anchored"][slots].copy(), np.ones(len(slots), bool), of)
 
 

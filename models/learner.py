@@ -21,7 +21,7 @@ import xxhash
 
 from models import baselines, covariates, inputs, lesson, scale, score, silent, snapshot
 from models.batch import rows as padded
-from models.carry import NEVER, Kind, Memory, amend, keep, kept, memory, put, skip
+from models.carry import NEVER, Kind, Memory, amend, keep, kept, memory, parted, put, skip
 from models.cells import CELLS
 from models.covariates import Tells
 from models.descent import CLIP_NORM, RATES, Descent, Outcome
@@ -384,7 +384,8 @@ class Learner:
         for staging in self.stagings:  # of several that wait, the newest
             if staging.instant <= then.instant:
                 mine, at = staging.find(slot)
-                m["carry"][slot[mine]], m["carried"][slot[mine]] = staging.carry[at], staging.carried[at]
+                m["carry_hidden"][slot[mine]], m["carry_cell"][slot[mine]] = parted(staging.carry[at])
+                m["carried"][slot[mine]] = staging.carried[at]
                 fresh[mine] = staging.until[at]
                 staging.left[at] = False
         newest = m["newest"][slot]

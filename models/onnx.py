@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models import covariates, inputs, scale
+from models.carry import HIDDEN
 from models.inputs import BEND, CLIP, FLOOR, LAGS
 from models.learner import Learner
 from models.network import PATHS, Ensemble, Flat
@@ -140,7 +141,8 @@ NAIVE = ("last", "before", "offset")
 MEANING = {
     "features": "see features, in their order",
     "carry": "carry_after of the step lags cells before: each of the lags phases (cell % lags) has a carry of its own, "
-    "0 before its first step. A cell that was not observed makes none: the one before it stays. Tidecast keeps them as float16",
+    "0 before its first step. A cell that was not observed makes none: the one before it stays. Tidecast keeps every second row from the "
+    f"first on (hidden states) in steps of 1 / {HIDDEN}, and all of them as float16",
     "blend": "where the naive forecasts point, in unit[h]: "
     "(w1 * clipped(last[h] / unit[h]) + w2 * clipped((last[h] - offset[h]) / unit[h])) / (w0 + w1 + w2), "
     "where wn = (least of naive[.][h] that are known, divided by naive[n][h]) ** 4, and 0 for what is not known; "

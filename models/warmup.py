@@ -136,7 +136,7 @@ def _recall(learner: Learner, history: History, shelf: Memory, until: int) -> No
             shelf["closed_newest"][slots] = history.first + row
             now, origins = lesson.chains(shelf, of, end, depth=depth, origins=1, form=learner.form)
             learner.waiting.add(lesson.stored(now, origins, np.ones(len(origins.slot), bool), m["key"], depth))
-    for name in ("carry", "carried", "anchor_hidden", "anchor_cell", "anchored"):
+    for name in ("carry_hidden", "carry_cell", "carried", "anchor_hidden", "anchor_cell", "anchored"):
         m[name][slots] = shelf[name][slots]
 
 

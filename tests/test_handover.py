@@ -67,7 +67,7 @@ def test_learning_goes_on_from_anchors_under_the_new_weights(pair):
     values = wavy(LONG, 5)
     mixed = beginning_with(before, values, handed={AT: Incoming("b" * 16, after, None)}).play()
     new = beginning_with(after, values).play()
-    for name in ("anchor_hidden", "anchor_cell", "carry"):
+    for name in ("anchor_hidden", "anchor_cell", "carry_hidden", "carry_cell"):
         is_, would = (np.asarray(stream.learner.memory[name], float) for stream in (mixed, new))
         assert would.any()
         assert np.abs(is_ - would).mean() < 0.2 * np.abs(would).mean(), name
