@@ -20,7 +20,7 @@ from kafka import KafkaConsumer, errors
 from kafka.structs import TopicPartition
 
 from pipeline.records import Raw, RawBlock, Source, stamp_us
-from pipeline.topics import offsets
+from pipeline.topics import offsets, since
 
 LOG = logging.getLogger(__name__)
 
@@ -367,8 +367,9 @@ class Poller:
             feed.put((), error.earliest)
 
     def _out_of_range(self, consumer: KafkaConsumer, partition: TopicPartition, position: int) -> InputTrimmed:
-        earliest = consumer.beginning_offsets([partition], timeout_ms=10_000)[partition]
-        end = consumer.end_offsets([partition], timeout_ms=10_000)[partition]
+        earliest, end = (
+            offsets(ask, [partition], timeout_ms=10_000)[partition] for ask in (consumer.beginning_offsets, consumer.end_offsets)
+        )
         return InputTrimmed(Source(*partition), position=position, earliest=earliest, end=end)
 
     def _step_over(self, consumer: KafkaConsumer, error: Exception) -> TopicPartition:
@@ -462,12 +463,12 @@ def starts(options: Mapping[str, Any], topics: Sequence[str], start: str | int, 
         ]
         partitions.sort()
         if start == "earliest":
-            found = consumer.beginning_offsets(partitions, timeout_ms=30_000)
+            found = offsets(consumer.beginning_offsets, partitions, timeout_ms=30_000)
         else:
-            found = consumer.end_offsets(partitions, timeout_ms=30_000)
+            found = offsets(consumer.end_offsets, partitions, timeout_ms=30_000)
         if isinstance(start, int):
-            since = consumer.offsets_for_times(dict.fromkeys(partitions, max(start, 0) // 1000), timeout_ms=30_000)
-            found = {p: since[p].offset if since[p] is not None else found[p] for p in partitions}
+            first = since(consumer, partitions, max(start, 0) // 1000, timeout_ms=30_000)
+            found |= {partition: one.offset for partition, one in first.items() if one is not None}
     except errors.TopicAuthorizationFailedError as error:
         raise NotAuthorised(
             f"we may not read {', '.join(sorted(map(str, error.args[0])))}: the user needs DESCRIBE and READ on it"

@@ -26,7 +26,7 @@ from kafka.structs import OffsetAndMetadata
 
 from pipeline.metrics import Latency, Metrics, stage
 from pipeline.records import Message, Status, encode
-from pipeline.topics import MISSING, TopicsError, anybody, plan, topic, wanted
+from pipeline.topics import MISSING, TopicsError, anybody, offsets, plan, since, topic, wanted
 from pipeline.wire import append, headers, written, written_headers
 
 COMMIT_SECONDS = 20.0  # a broker answers in milliseconds; past this it is away, and nothing may block longer than 30 s
@@ -443,7 +443,7 @@ def newest(options: Mapping[str, Any], name: str, key: bytes) -> bytes | None:
     """
     partition = TopicPartition(name, 0)
     with reader(options, partition, "read_committed") as consumer:
-        upper, begin = settled(options, consumer, partition), consumer.beginning_offsets([partition])[partition]
+        upper, begin = settled(options, consumer, partition), offsets(consumer.beginning_offsets, [partition])[partition]
         width = WINDOW
         while upper > begin:
             lower = max(begin, upper - width)
@@ -458,16 +458,15 @@ def oldest(options: Mapping[str, Any], name: str) -> float | None:
     """The timestamp (s) of the oldest record in a topic; None: it is empty. Raises CommitLost, PublishError."""
     with reader(options, TopicPartition(name, 0), "read_committed") as consumer:
         partitions = [TopicPartition(name, p) for p in sorted(consumer.partitions_for_topic(name) or ())]
-        found = consumer.offsets_for_times(dict.fromkeys(partitions, 0))
-        return min((one.timestamp / 1e3 for one in found.values() if one is not None), default=None)
+        return min((one.timestamp / 1e3 for one in since(consumer, partitions, 0).values() if one is not None), default=None)
 
 
 def settled(options: Mapping[str, Any], consumer: KafkaConsumer, partition: TopicPartition) -> int:
     """The end of a partition, once everything that is there now is decided. Raises CommitLost where that takes too long."""
     with reader(options, partition, "read_uncommitted") as anyone:
-        end: int = anyone.end_offsets([partition])[partition]
+        end: int = offsets(anyone.end_offsets, [partition])[partition]
     deadline = time.monotonic() + READ_SECONDS
-    while (stable := consumer.end_offsets([partition])[partition]) < end:
+    while (stable := offsets(consumer.end_offsets, [partition])[partition]) < end:
         if time.monotonic() > deadline:
             raise CommitLost(f"{partition.topic} has an open transaction at {stable:,}: its owner died; wait until it times out")
         time.sleep(0.1)

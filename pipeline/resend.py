@@ -16,7 +16,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition, errors
 from pipeline.quantities import plain
 from pipeline.records import rfc3339, stamp_us
 from pipeline.rejected import ATTEMPT, OURS, untouched
-from pipeline.topics import ANSWER_MS, anybody
+from pipeline.topics import ANSWER_MS, anybody, offsets, since
 
 SILENCE_SECONDS = 25.0  # without news while reading
 TRANSACTION_RECORDS = 1_000  # those who read the input wait for the end of a transaction: some 300 ms
@@ -343,24 +343,22 @@ def chosen(consumer: KafkaConsumer, topic: str, choice: Choice) -> Iterator[Kept
         raise ResendError(f"{topic} cannot be read: {type(error).__name__}: {error}") from error
 
 
-def committed(consumer: KafkaConsumer, topic: str, since: int) -> Iterator[Any]:
+def committed(consumer: KafkaConsumer, topic: str, at: int) -> Iterator[Any]:
     """Every record that is committed now, from a time (ms) on; what comes meanwhile lies behind."""
     partitions = [TopicPartition(topic, p) for p in sorted(consumer.partitions_for_topic(topic) or ())]
     if not partitions:
         raise ResendError(f"{topic} is missing: run `tidecast topics apply`")
     consumer.assign(partitions)
-    ends = consumer.end_offsets(partitions)
-    begins = consumer.beginning_offsets(partitions)
-    if since:
-        found = consumer.offsets_for_times(dict.fromkeys(partitions, since))
-        begins = {p: ends[p] if found.get(p) is None else found[p].offset for p in partitions}
+    ends, begins = offsets(consumer.end_offsets, partitions), offsets(consumer.beginning_offsets, partitions)
+    if at:
+        begins = {p: ends[p] if one is None else one.offset for p, one in since(consumer, partitions, at).items()}
     for partition, begin in begins.items():
         consumer.seek(partition, begin)
     heard = time.monotonic()
     unread = [p for p in partitions if begins[p] < ends[p]]
     while unread:
         for partition, records in consumer.poll(timeout_ms=500).items():
-            yield from (record for record in records if record.offset < ends[partition] and record.timestamp >= since)
+            yield from (record for record in records if record.offset < ends[partition] and record.timestamp >= at)
             heard = time.monotonic()  # whoever takes them may be slow
         unread = [p for p in unread if (consumer.position(p, timeout_ms=5_000) or 0) < ends[p]]
         if unread and time.monotonic() > heard + SILENCE_SECONDS:

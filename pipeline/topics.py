@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import AuthorizationError, KafkaError, KafkaTimeoutError, TopicAlreadyExistsError, TopicAuthorizationFailedError
+from kafka.structs import OffsetAndTimestamp, TopicPartition
 
 from pipeline.settings import KINDS, VERSIONS
 
@@ -60,6 +61,17 @@ def offsets(ask: Callable[..., dict[Any, int]], partitions: Sequence[Any], *, ti
         return ask(partitions, timeout_ms=timeout_ms)
     except KeyError as error:
         raise KafkaTimeoutError(f"nobody says where {error} begins and ends") from error
+
+
+def since(
+    consumer: KafkaConsumer, partitions: Iterable[TopicPartition], at: int, *, timeout_ms: int | None = None
+) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+    """The first record of each partition that is not older than a time (ms); None: there is none. Raises KafkaError.
+
+    Each is asked for alone: of several, kafka-python 3.0.12 leaves out those that it knows no leader of at the moment, and they look as if
+    nothing had come since. Of one alone it waits until it knows.
+    """
+    return {partition: consumer.offsets_for_times({partition: at}, timeout_ms=timeout_ms)[partition] for partition in partitions}
 
 
 SINGULAR = {"forecasts": "forecast", "scores": "score", "late": "late", "models": "model", "decisions": "decision"}

@@ -7,6 +7,7 @@ import pytest
 from confluent_kafka import Producer
 from kafka import KafkaAdminClient
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, NewPartitions, ResourcePattern, ResourceType
+from kafka.cluster import ClusterMetadata
 from kafka.structs import TopicPartition
 
 from pipeline import poller
@@ -359,6 +360,22 @@ def test_starts_are_the_ends_or_the_first_record_of_a_time(kafka, make_topic):
     assert starts(options, [f"^{topic[:-2]}"], "earliest") == {a: 2, b: 0}
     with pytest.raises(TopicMissing, match="nowhere does not exist"):
         starts(options, [topic, "nowhere"], "earliest")
+
+
+def test_who_has_no_leader_for_a_moment_does_not_begin_at_its_end(kafka, make_topic, monkeypatch):
+    topic = make_topic(2)
+    with producer(kafka) as made:
+        for i in range(10):
+            made.produce(topic, b"x", partition=0, timestamp=1_000_000 + i * 1_000)
+    asked, known = [], ClusterMetadata.leader_for_partition
+
+    def leader(self, partition):
+        asked.append(partition)
+        return None if asked.count(partition) == 2 and partition.partition == 0 else known(self, partition)
+
+    monkeypatch.setattr(ClusterMetadata, "leader_for_partition", leader)  # the first time the end is asked for, and then the time
+    assert starts({"bootstrap_servers": kafka}, [topic], 1_004_500 * 1_000) == {Source(topic, 0): 5, Source(topic, 1): 0}
+    assert asked.count(TopicPartition(topic, 0)) == 3
 
 
 def test_close_ends_the_thread_while_no_broker_answers():

@@ -134,7 +134,9 @@ def test_what_comes_while_it_runs_is_left_for_the_next_run(place, monkeypatch):
 def test_a_fetch_that_brings_more_than_there_was_at_the_start_is_cut(place, monkeypatch):
     for offset in range(5):
         place.reject(offset)
-    monkeypatch.setattr(resend.KafkaConsumer, "end_offsets", lambda self, partitions: {p: 3 if p.partition == 0 else 0 for p in partitions})
+    monkeypatch.setattr(
+        resend.KafkaConsumer, "end_offsets", lambda self, partitions, timeout_ms: {p: 3 if p.partition == 0 else 0 for p in partitions}
+    )
     assert place.run("list")["matching"] == 3
 
 
