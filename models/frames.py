@@ -33,7 +33,7 @@ def backtest(
     frame: Any,
     *,
     step: str,
-    season: int | None = None,
+    season: int | Sequence[int] | None = None,
     horizon: int = 24,
     warmup: int = 0,
     validation: int = 0,
@@ -49,12 +49,12 @@ def backtest(
 ) -> Backtest:
     """The learner over a frame, row by row, as a stream would have met it; ValueError says all that is wrong.
 
-    `step` like 1h, 1d, 1b (business days), 1mo; all counts in steps. `keep`: forecasts are kept of every so many origins (the horizon
-    unless said: then every time is forecast once). `covariates`: further columns that are known at their own time; `ahead`: columns of
-    which each forecast knows the values at all its leads. `clock`: for `totals.seconds`.
+    `step` like 1h, 1d, 1b (business days), 1mo; all counts in steps; `season`: one or several. `keep`: forecasts are kept of every so
+    many origins (the horizon unless said: then every time is forecast once). `covariates`: further columns that are known at their own
+    time; `ahead`: columns of which each forecast knows the values at all its leads. `clock`: for `totals.seconds`.
     """
     on = grid(step)
-    config = asked(on, covariates, ahead, horizon=horizon, season=season, model=model, seed=seed)
+    config = asked(on, season, covariates, ahead, horizon=horizon, model=model, seed=seed)
     found, zone = arranged(frame, on, config.covariates)
     loop = Prequential(found, config, split=Split(warmup, validation, test), scale=scale, disorder=disorder, clock=clock)
     kept: list[pl.DataFrame] = []
@@ -74,7 +74,7 @@ def forecast(
     frame: Any,
     *,
     step: str,
-    season: int | None = None,
+    season: int | Sequence[int] | None = None,
     horizon: int = 24,
     warmup: int = 0,
     validation: int = 0,
@@ -89,7 +89,7 @@ def forecast(
     behind the end tell, whose y is missing.
     """
     on = grid(step)
-    config = asked(on, covariates, ahead, horizon=horizon, season=season, model=model, seed=seed)
+    config = asked(on, season, covariates, ahead, horizon=horizon, model=model, seed=seed)
     found, zone = arranged(frame, on, config.covariates)
     # forecasts that go beyond the end cannot be scored; a history that is shorter than the horizon is forecast all the same
     short = max(0, warmup + validation + horizon + 1 - len(found.values))
@@ -117,9 +117,17 @@ def chosen(step: Step, rows: np.ndarray) -> Step:
 # In
 
 
-def asked(on: Grid, covariates: Sequence[str], ahead: Sequence[str], **fields: Any) -> Config:
-    """The learner of a frame: what is known ahead is a covariate, too."""
-    return Config(step_us=on.step_us, covariates=(*dict.fromkeys([*covariates, *ahead]),), ahead=(*dict.fromkeys(ahead),), **fields)
+def asked(on: Grid, season: int | Sequence[int] | None, covariates: Sequence[str], ahead: Sequence[str], **fields: Any) -> Config:
+    """The learner of a frame: what is known ahead is a covariate, too; of several seasons the first is the naive forecast's."""
+    seasons = () if season is None else (season,) if isinstance(season, int) else tuple(season)
+    return Config(
+        step_us=on.step_us,
+        season=seasons[0] if seasons else None,
+        further=seasons[1:],
+        covariates=(*dict.fromkeys([*covariates, *ahead]),),
+        ahead=(*dict.fromkeys(ahead),),
+        **fields,
+    )
 
 
 def arranged(frame: Any, on: Grid, covariates: Sequence[str] = ()) -> tuple[Matrix, str | None]:

@@ -6,6 +6,7 @@ A ring holds a series' value of cell c at c % R; NaN: not observed. A *view* rea
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,9 +23,18 @@ UNITS = (1, 4, 12, 24)  # leads whose naive errors tell what kind of series it i
 # (of widths 8 to 128 into 8: differs in the last bit for all but multiples of 8).
 WIDTH = 16
 MASK = Gaps()
-LONGEST = 1_000_000  # rows of a calendar; a longer one would be larger than the model
-SEASONAL, WEEKLY = 3, 2  # harmonics of the season, and of the week
+LONGEST = 1_000_000  # steps of a week that is told: a table of more would be larger than the model
+SEASONAL, WEEKLY = 3, 2  # harmonics of the season, and of the week and further seasons
 AHEAD = (1, 2, 4, 8, 12, 24)  # leads at which the last season's course is shown
+FURTHER = 2  # paths of a further season, see View
+
+
+class Season(NamedTuple):
+    """One that is looked at beside the first, which baselines know: the week beside the day."""
+
+    steps: int
+    back: np.ndarray  # (H,) as in Shape
+    whole: np.ndarray  # (H,)
 
 
 class Shape(NamedTuple):
@@ -36,16 +46,18 @@ class Shape(NamedTuple):
     leads: np.ndarray  # (H,) 1..H
     back: np.ndarray  # (H,) steps from the newest cell back to the same phase as the lead's target, one season before it: >= 0
     whole: np.ndarray  # (H,) the seasons that this goes back, in steps
-    phases: np.ndarray  # (L, C) calendar features by cell % L
+    phases: tuple[np.ndarray, ...]  # (L, C) each: calendar features by cell % L
     units: np.ndarray  # indices of leads, see UNITS
     ahead: np.ndarray  # indices of leads, see AHEAD
     gaps: Gaps
     known: covariates.Plan = covariates.NONE
+    further: tuple[Season, ...] = ()
 
     @property
     def reach(self) -> int:
         """How many steps back a view reads at most."""
-        return max(LAGS, int(self.whole.max(initial=0)) + (self.season or 0)) + self.beyond
+        further = [int(season.whole.max()) for season in self.further]
+        return max(LAGS, int(self.whole.max(initial=0)) + (self.season or 0), *further) + self.beyond
 
     @property
     def beyond(self) -> int:
@@ -62,45 +74,68 @@ class Shape(NamedTuple):
     def week(self) -> tuple[int, int]:
         """Columns (first, behind the last) that tell the day of the week."""
         end = self._told
-        return end - (2 * WEEKLY if self.phases.shape[1] > (0 if self.season is None else 2 * SEASONAL) else 0), end
+        return end - (0 if week(self.step_us) is None else 2 * WEEKLY), end
 
     @property
     def _told(self) -> int:
         """Features that say something: the rest is padding."""
         seasonal = 0 if self.season is None else 2 + 2 * len(self.ahead) + 2 * len(self.units)
-        return self.own + seasonal + int(self.phases.shape[1])
+        further = len(self.further) * (2 + 2 * len(self.ahead))
+        return self.own + seasonal + further + sum(int(table.shape[1]) for table in self.phases)
+
+    @property
+    def paths(self) -> int:
+        """Beside those of the naive forecasts: of further seasons and of covariates."""
+        return FURTHER * len(self.further) + self.known.paths
 
     @property
     def features(self) -> int:
         return -(-(self._told + self.known.features) // WIDTH) * WIDTH
 
 
-def shape(horizon: int, season: int | None, step_us: int, policy: Gaps = MASK, known: covariates.Plan = covariates.NONE) -> Shape:
+def shape(
+    horizon: int,
+    season: int | None,
+    step_us: int,
+    policy: Gaps = MASK,
+    known: covariates.Plan = covariates.NONE,
+    further: Sequence[int] = (),
+) -> Shape:
     """What the settings make of it.
 
     >>> shape(6, 4, 1).back.tolist(), shape(6, 4, 1).whole.tolist()
     ([3, 2, 1, 0, 3, 2], [4, 4, 4, 4, 8, 8])
     """
     leads = np.arange(1, horizon + 1)
-    whole = np.zeros(horizon, np.int64) if season is None else -(-leads // season) * season
+    whole = np.zeros(horizon, np.int64) if season is None else wholes(leads, season)
     units = np.array([k - 1 for k in UNITS if k <= horizon])
     ahead = np.array([k - 1 for k in AHEAD if k <= horizon])
-    return Shape(horizon, season, step_us, leads, whole - leads, whole, calendar(season, step_us), units, ahead, policy, known)
+    beside = tuple(Season(steps, wholes(leads, steps) - leads, wholes(leads, steps)) for steps in further)
+    phases = calendar(season, step_us, further)
+    return Shape(horizon, season, step_us, leads, whole - leads, whole, phases, units, ahead, policy, known, beside)
 
 
-def calendar(season: int | None, step_us: int) -> np.ndarray:
-    """(L, C): three harmonics of the season, and two of the week where the step divides a day, by cell % L."""
-    columns: list[np.ndarray] = []
-    per_week = 7 * DAY_US // step_us if step_us < DAY_US and DAY_US % step_us == 0 else None
-    length = int(np.lcm(season or 1, per_week or 1))
-    if length > LONGEST:
-        length, per_week = season or 1, None
-    cells = np.arange(length)
-    for period, harmonics in ((season, SEASONAL), (per_week, WEEKLY)):
-        if period is not None:
-            angles = [2 * np.pi * k * (cells % period) / period for k in range(1, harmonics + 1)]
-            columns += [f(a) for a in angles for f in (np.sin, np.cos)]
-    return np.stack(columns, 1).astype(np.float32) if columns else np.zeros((1, 0), np.float32)
+def wholes(leads: np.ndarray, season: int) -> np.ndarray:
+    """Leads rounded up to whole seasons."""
+    return np.asarray(-(-leads // season) * season)
+
+
+def calendar(season: int | None, step_us: int, further: Sequence[int] = ()) -> tuple[np.ndarray, ...]:
+    """(L, C) each, by cell % L: three harmonics of the season, two of each further one, and two of the week."""
+    own = [] if season is None else [waves(season, SEASONAL)]
+    weekly = week(step_us)
+    return (*own, *(waves(steps, WEEKLY) for steps in further if steps != weekly), *([] if weekly is None else [waves(weekly, WEEKLY)]))
+
+
+def week(step_us: int) -> int | None:
+    """Steps of a week, where they divide its days and are not too many."""
+    return 7 * DAY_US // step_us if step_us < DAY_US and DAY_US % step_us == 0 and 7 * DAY_US // step_us <= LONGEST else None
+
+
+def waves(period: int, harmonics: int) -> np.ndarray:
+    """(L, C) sines and cosines."""
+    angles = [2 * np.pi * k * np.arange(period) / period for k in range(1, harmonics + 1)]
+    return np.stack([f(a) for a in angles for f in (np.sin, np.cos)], 1).astype(np.float32)
 
 
 class View(NamedTuple):
@@ -110,6 +145,7 @@ class View(NamedTuple):
     last: np.ndarray  # (N, H) a season before the target, less the level
     before: np.ndarray  # (N, H) two seasons before the target, less the level
     offset: np.ndarray  # (N, H) whole seasons before the cell itself, less the level
+    further: np.ndarray  # (N, FURTHER * K, H) of each of K further seasons: `last`, `offset`
 
 
 def read(ring: np.ndarray, slot: np.ndarray, cells: np.ndarray) -> np.ndarray:
@@ -136,15 +172,13 @@ def goes_on(ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, before: np.nda
 def view(ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, form: Shape) -> View:
     """What is known at (N,) cells; `level` (N,) finite: the newest observed value at or before each."""
     seasons = [] if form.season is None else [form.back, form.back + form.season, form.whole]
-    lags, *seasonal = np.split(
-        behind(ring, slot, cell, np.concatenate([np.arange(LAGS + 1), *seasons]), form),
-        LAGS + 1 + form.horizon * np.arange(len(seasons)),
-        1,
-    )
-    last, before, offset = seasonal or [np.full((len(slot), form.horizon), np.nan)] * 3
+    beside = [steps for season in form.further for steps in (season.back, season.whole)]
+    values = behind(ring, slot, cell, np.concatenate([np.arange(LAGS + 1), *seasons, *beside]), form)
     with np.errstate(over="ignore"):  # 1e308 less -1e308: infinite here, clipped where it is used
-        relative = [np.asarray(a - level[:, None]) for a in (lags[:, 1:], last, before, offset)]
-    return View(level, relative[0], ~np.isnan(lags[:, 0]), *relative[1:])
+        relative = np.asarray(values - level[:, None])
+    lags, seasonal = relative[:, 1 : LAGS + 1], relative[:, LAGS + 1 :].reshape(len(slot), len(seasons) + len(beside), form.horizon)
+    last, before, offset = seasonal[:, : len(seasons)].transpose(1, 0, 2) if seasons else np.full((3, len(slot), form.horizon), np.nan)
+    return View(level, lags, ~np.isnan(values[:, 0]), last, before, offset, seasonal[:, len(seasons) :])
 
 
 def gaps(lags: np.ndarray) -> np.ndarray:
@@ -191,7 +225,10 @@ def features(
             np.log(last / kind),
             np.log(drift / kind),
         ]
-    parts += [form.phases[cell % len(form.phases)], *covariates.features(form.known, outlook)]
+    for k in range(0, v.further.shape[1], FURTHER):
+        course, offset = v.further[:, k][:, form.ahead], v.further[:, k + 1, :1]
+        parts += [bent(offset / unit[:, None]), ~np.isnan(offset), bent(course / unit[:, None]), ~np.isnan(course)]
+    parts += [*(table[cell % len(table)] for table in form.phases), *covariates.features(form.known, outlook)]
     columns = [np.asarray(p, np.float32) for p in parts]
     columns.append(np.zeros((len(cell), form.features - sum(c.shape[1] for c in columns)), np.float32))
     return np.concatenate(columns, 1)
@@ -213,8 +250,8 @@ def bounded(x: np.ndarray) -> np.ndarray:
 def bearings(v: View, naive: np.ndarray, scale: np.ndarray, lasting: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Where naive forecasts point, and the unit of each lead.
 
-    Returns the blend (N, H), the paths (N, 3, H), both in units, and the unit (N, H) in the series' own: the best naive error, as it has
-    been for long.
+    Returns the blend (N, H), the paths (N, 3 + FURTHER * K, H), both in units, and the unit (N, H) in the series' own: the best naive
+    error, as it has been for long.
     """
     unit = scale[:, None] * units(naive) * lasting
     drift = v.last - v.offset
@@ -224,7 +261,7 @@ def bearings(v: View, naive: np.ndarray, scale: np.ndarray, lasting: np.ndarray)
     weight *= weight
     weight *= weight  # the fourth power: the square is best for independent errors, and these are not
     total = weight[:, 0] + weight[:, 1] + weight[:, 2]
-    paths = np.stack([bounded(p / unit) for p in (v.last, v.before, v.offset)], 1)
+    paths = np.stack([bounded(p / unit) for p in (v.last, v.before, v.offset, *v.further.transpose(1, 0, 2))], 1)
     blend = (weight[:, 1] * paths[:, 0] + weight[:, 2] * bounded(drift / unit)) / total
     return blend, paths, unit
 

@@ -119,7 +119,7 @@ def table(*, depth: int, form: Shape, members: int, hidden: int) -> dict[str, tu
         "length": (np.int64, ()),
         "carry": (np.float16, (2 * members, hidden)),
         "blend": (np.float32, (form.horizon,)),
-        "paths": (np.float32, (3 + form.known.paths, form.horizon)),
+        "paths": (np.float32, (3 + form.paths, form.horizon)),
         "target": (np.float32, (form.horizon,)),
         "known": (np.bool_, (form.horizon,)),
     }

@@ -103,6 +103,8 @@ class Linear(Sums):
             last = behind(ring, slot, cell, self.form.back, self.form) - level[:, None]
             before = behind(ring, slot, cell, self.form.back + self.form.season, self.form) - level[:, None]
             parts += [last, (last + before) / 2]
+        for season in self.form.further:
+            parts += [behind(ring, slot, cell, back, self.form) - level[:, None] for back in (season.back, season.whole[:1])]
         return parts
 
     def _others(self, ring: np.ndarray, cell: np.ndarray, related: Related) -> np.ndarray:
@@ -167,7 +169,7 @@ class Linear(Sums):
 
 def features(form: Shape, columns: int) -> int:
     """How many, padded (see models.inputs.WIDTH): zeros teach nothing, and the pull keeps their coefficients there."""
-    own = LAGS + (0 if form.season is None else 2 * form.horizon)
+    own = LAGS + (0 if form.season is None else 2 * form.horizon) + len(form.further) * (form.horizon + 1)
     others = columns * (len(OTHERS) + 1) + 1 if columns else 0
     return -(-(own + others) // WIDTH) * WIDTH
 

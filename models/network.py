@@ -57,14 +57,14 @@ class Network(nn.Module):
         seed: int,
         cell: str,
         manner: Manner,
-        known: int = 0,
+        more: int = 0,
     ) -> None:
         """`own`: the leading features that tell of the series' own last changes; `week`: the first, and behind the last, of the week's;
-        `known`: further paths, of covariates.
+        `more`: paths beside the naive ones, of further seasons and of covariates.
         """
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
-        self.horizon, self.manner, self.paths = horizon, manner, PATHS + known
+        self.horizon, self.manner, self.paths = horizon, manner, PATHS + more
         self.quantiles = Quantiles(levels)
         self.embed = uniform(hidden, features, generator, bound=features**-0.5)
         self.embed_bias = nn.Parameter(torch.zeros(hidden))
@@ -95,12 +95,12 @@ class Network(nn.Module):
             raw = linear(output, self.head[:, : output.shape[1]], self.head_bias)
         raw = raw.view(x.shape[0], -1, self.horizon)  # `len` is a plain number: a graph made of this would be for as many rows
         # one split, for its gradient is one tensor: of each slice it is as large as the whole
-        alone, naive, known, spread = raw.split_with_sizes([1, PATHS, self.paths - PATHS, self.quantiles.outputs], 1)
+        alone, naive, more, spread = raw.split_with_sizes([1, PATHS, self.paths - PATHS, self.quantiles.outputs], 1)
         point = alone[:, 0]
         if self.manner.seasonal:
             point = blend + point + (naive * paths[:, :PATHS]).sum(1)
         if self.manner.whole and self.paths > PATHS:
-            point = point + (known * paths[:, PATHS:]).sum(1)
+            point = point + (more * paths[:, PATHS:]).sum(1)
         # The point is trained by its own loss; the quantiles stand around it and do not pull at it.
         median, quantiles = self.quantiles.assemble(spread, point.detach())
         return Said(point, median, quantiles)
@@ -127,13 +127,13 @@ class Ensemble(nn.Module):
         levels: Sequence[float],
         seed: int,
         cell: str = "lstm",
-        known: int = 0,
+        more: int = 0,
     ) -> None:
         super().__init__()
         self.members = nn.ModuleList(
             Network(
                 features=features, own=own, week=week, hidden=hidden, horizon=horizon, levels=levels, seed=seed + 1000 * k, cell=cell,
-                manner=manner, known=known,
+                manner=manner, more=more,
             )
             for k, manner in enumerate(manners(members))
         )  # fmt: skip

@@ -67,7 +67,7 @@ def sizes(learner: Learner) -> dict[str, dict[str, tuple[int, ...]]]:
         "features": (learner.form.features,),
         "carry": carry,
         "blend": (c.horizon,),
-        "paths": (PATHS + learner.form.known.paths, c.horizon),
+        "paths": (PATHS + learner.form.paths, c.horizon),
     }
     return {
         "inputs": given,
@@ -105,6 +105,7 @@ def layout(learner: Learner) -> dict[str, Any]:
         "terms": TERMS,
         "horizon": c.horizon,
         "season": c.season,
+        "further": list(c.further),
         "step_us": c.step_us,
         "levels": list(c.levels),
         "lags": LAGS,
@@ -113,7 +114,11 @@ def layout(learner: Learner) -> dict[str, Any]:
         "floor": FLOOR,
         "feature_lead": int(form.units[min(2, len(form.units) - 1)]) + 1,
         "lasting_within": scale.WITHIN,
-        "paths": [*NAIVE, *(f"{kind} of {c.covariates[k]}" for kind in ("change", "reaction") for k in form.known.ahead)],
+        "paths": [
+            *NAIVE,
+            *(f"{kind}_{steps}" for steps in c.further for kind in ("last", "offset")),
+            *(f"{kind} of {c.covariates[k]}" for kind in ("change", "reaction") for k in form.known.ahead),
+        ],
         "features": [{"name": name, "is": meaning} for name, meaning in features(form, c.covariates)],
     }
 
@@ -125,6 +130,7 @@ TERMS = {
     "level": "the newest value that was observed, at the cell or before it",
     "whole[h], back[h]": "whole[h]: lead h rounded up to whole seasons, in steps; back[h] = whole[h] - h",
     "last[h], before[h], offset[h]": "v[back[h]] - level; v[back[h] + season] - level; v[whole[h]] - level; not known without a season",
+    "last_S[h], offset_S[h]": "as last[h] and offset[h], of a further season of S steps",
     "size": "the series' mean absolute one-step change, as a running mean; greater than 0",
     "naive[n][h]": "mean absolute errors at lead h in units of size, as running means, of the last value (n = 0), of the value a whole "
     "number of seasons before (1), and of the last value carried along the course of the last season (2). "
@@ -175,8 +181,8 @@ def features(form: inputs.Shape, names: tuple[str, ...] = ()) -> list[tuple[str,
         ),
         *((f"kind_{h}", f"ln(naive[0][{h}])") for h in kinds),
     ]
+    course = [int(k) + 1 for k in form.ahead]
     if form.season is not None:
-        course = [int(k) + 1 for k in form.ahead]
         found += [
             ("offset", "bent(offset[1] / feature_unit)"),
             ("offset_known", "1 if offset[1] is known, else 0"),
@@ -185,7 +191,17 @@ def features(form: inputs.Shape, names: tuple[str, ...] = ()) -> list[tuple[str,
             *((f"seasonal_{h}", f"ln(naive[1][{h}] / naive[0][{h}])") for h in kinds),
             *((f"drift_{h}", f"ln(naive[2][{h}] / naive[0][{h}])") for h in kinds),
         ]
+    for steps in (season.steps for season in form.further):
+        found += [
+            (f"offset_{steps}", f"bent(offset_{steps}[1] / feature_unit)"),
+            (f"offset_known_{steps}", f"1 if offset_{steps}[1] is known, else 0"),
+            *((f"course_{steps}_{h}", f"bent(last_{steps}[{h}] / feature_unit)") for h in course),
+            *((f"course_known_{steps}_{h}", f"1 if last_{steps}[{h}] is known, else 0") for h in course),
+        ]
+    if form.season is not None:
         found += _waves("season", form.season, inputs.SEASONAL)
+    for steps in (season.steps for season in form.further if season.steps != inputs.week(form.step_us)):
+        found += _waves(f"season_{steps}", steps, inputs.WEEKLY)
     if form.week[0] < form.week[1]:
         found += _waves("week", 7 * inputs.DAY_US // form.step_us, inputs.WEEKLY)
     found += _covariates(form.known, names)

@@ -45,7 +45,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 Bootstrap = Annotated[str | None, typer.Option(help="Brokers, host:port; separate several with commas.")]
 Topic = Annotated[str | None, typer.Option(help="The topic to read; a regular expression begins with ^.")]
 Step = Annotated[str | None, typer.Option(help="Spacing of the samples: 1s, 15min, 1h, 1d.")]
-Season = Annotated[str | None, typer.Option(help="Steps of a season.")]
+Season = Annotated[str | None, typer.Option(help="Steps of a season, or of several: 24,168.")]
 Horizon = Annotated[int | None, typer.Option(help="Steps to forecast ahead.")]
 Scraped = Annotated[bool, typer.Option("--prometheus", help="Start a Prometheus beside it, with our rules; it must be on PATH.")]
 Application = Annotated[str | None, typer.Option(help="Names the consumer group, the transaction and the state.")]
@@ -113,12 +113,7 @@ def assigned(pairs: list[str] | None) -> dict[str, Any]:
 def settings_from(config: Path | None, pairs: list[str] | None, flags: dict[str, Any]) -> Settings:
     from pipeline.settings import Settings
 
-    settings = Settings.read(config or default_config(), os.environ, {**flags, **assigned(pairs)})
-    first, *further = settings.series.season or (None,)
-    if further:
-        told = ", ".join(map(str, further))
-        typer.echo(f"series.season: the first, {first}, is the season that is learnt from; further ones are not used yet: {told}", err=True)
-    return settings
+    return Settings.read(config or default_config(), os.environ, {**flags, **assigned(pairs)})
 
 
 def default_config() -> Path | None:
@@ -270,7 +265,7 @@ def backtest(
     wide_rows: Annotated[bool, typer.Option(help="One series per row, without times; needs --start.")] = False,  # noqa: FBT002
     start: Annotated[str | None, typer.Option(help="With --wide-rows: the time of the first column of values.")] = None,
     step: Annotated[str | None, typer.Option(help="Spacing: 15min, 1h, 1d; 1b (business days), 1mo (calendar months).")] = None,
-    season: Annotated[str | None, typer.Option(help="Steps of a season; none. Default: from the step.")] = None,
+    season: Annotated[str | None, typer.Option(help="Steps of a season, or of several: 24,168; none. Default: from the step.")] = None,
     horizon: Horizon = None,
     disorder: Annotated[
         int | None, typer.Option(help="Steps that samples may be late by; learning waits for them. Default: 1.", min=0)

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from models.grid import Grid, grid
+from models.learner import Config
 from models.prequential import Prequential, Result, Split
 from models.warmup import Warmth
 from pipeline import report, taught
@@ -46,12 +47,12 @@ def stepping(step: str | None) -> tuple[Grid | None, str | None]:
     return found, f"{found.step_us}us"
 
 
-def season_of(settings: Settings, on: Grid) -> int | None:
-    """Steps of the season: as said, else what the step suggests."""
+def suggested(config: Config, settings: Settings, on: Grid) -> Config:
+    """With the season that a step of the calendar suggests, if none has been said."""
     if on.unit not in SEASONS or "series.season" in settings.origins:
-        return settings.series.season[0] if settings.series.season else None
+        return config
     whole, rest = divmod(SEASONS[on.unit], on.every)
-    return whole if whole > 1 and not rest else None
+    return replace(config, season=whole if whole > 1 and not rest else None)
 
 
 def prepared(arranged: Arranged, settings: Settings, on: Grid, *, split: Split, scale: str) -> Prequential:
@@ -63,8 +64,7 @@ def prepared(arranged: Arranged, settings: Settings, on: Grid, *, split: Split, 
     elif (window.every or window.span) != step:
         name = "span" if window.kind == "fixed" else "every"
         faults.append(f"window.{name}: a backtest learns at every step; allowed: to leave it out")
-    config = config_of(settings)
-    config = replace(config, season=season_of(settings, on))
+    config = suggested(config_of(settings), settings, on)
     try:
         loop = Prequential(
             arranged.matrix,
@@ -220,7 +220,7 @@ def said(asked: Asked, settings: Settings, result: Result) -> dict[str, str]:
     own = {
         "model": result.config.model,
         "step": f"{settings.series.step / 1e6:,.10g} s",
-        "season": f"{result.config.season or 'none'}",
+        "season": ", ".join(map(str, (result.config.season or "none", *result.config.further))),
         "horizon": f"{result.config.horizon}",
         "warm-up, validation, test": f"{warmup:,}, {validation:,}, {'the rest' if test is None else f'{test:,}'} rows",
         "scale": result.scale,

@@ -18,9 +18,11 @@ from pipeline.succession import Rules as Succession
 
 def config_of(settings: Settings) -> Config:
     chosen = {name: getattr(settings.learn, name) for name in ("rate", "truncation", "replay")}
+    season, *further = settings.series.season or (None,)
     return Config(
         horizon=settings.forecast.horizon,
-        season=settings.series.season[0] if settings.series.season else None,
+        season=season,
+        further=tuple(further),
         levels=settings.forecast.levels,
         model=settings.forecast.model,
         optimiser=settings.learn.optimiser,
@@ -102,7 +104,7 @@ def parameters_of(shape: Shape) -> Parameters:
 def shaping(config: Config) -> dict[str, Any]:
     """The settings that a learner's state is shaped by, as names and plain values."""
     return {
-        "series.season": config.season,
+        "series.season": [config.season, *config.further] if config.further else config.season,
         "series.gaps": config.gaps,
         "series.silent": "fill" if config.fill else "skip",
         "forecast.horizon": config.horizon,

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from pipeline.records import EPOCH, SECOND, rfc3339
 
@@ -101,6 +101,12 @@ def word_or_time(*words: str) -> Callable[[object], str | int]:
             raise ValueError(f"{wrong}, or {', '.join(words)}") from None
 
     return chosen
+
+
+def each_once(numbers: tuple[int, ...]) -> tuple[int, ...]:
+    if more := sorted({n for n in numbers if numbers.count(n) > 1}):
+        raise ValueError(f"{more[0]} is there more than once; allowed: each number once")
+    return numbers
 
 
 def listed(value: object) -> object:
@@ -232,7 +238,7 @@ Size = Annotated[int, BeforeValidator(size), Field(ge=1)]
 Instant = Annotated[int, BeforeValidator(instant), PlainSerializer(rfc3339)]
 Names = Annotated[tuple[str, ...], BeforeValidator(listed)]
 Count = Annotated[int, BeforeValidator(number)]
-Counts = Annotated[tuple[Annotated[int, BeforeValidator(number), Field(ge=2)], ...], BeforeValidator(listed)]
+Counts = Annotated[tuple[Annotated[int, BeforeValidator(number), Field(ge=2)], ...], BeforeValidator(listed), AfterValidator(each_once)]
 Real = Annotated[float, BeforeValidator(number)]
 File = Annotated[str, Field(min_length=1)]
 Legal = Annotated[str, BeforeValidator(legal)]

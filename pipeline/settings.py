@@ -113,7 +113,7 @@ class Series(Section):
     samples: Samples = about("samples a step: one, forecast from when it comes; many, when the step's disorder has passed", "one")
     aggregate: Aggregate = about("what many samples of a step become: mean, last, sum, count or rate (a second, of a counter)", "mean")
     season: Counts = about(
-        "steps of a season; of a list the first, further ones are not used yet",
+        "steps of a season, or of several: 24,168; of a list the first is the seasonal naive's, and all are learnt from",
         shown="24 for 1h, 48 for 30min, 96 for 15min, 7 for 1d, else none",
     )
     gaps: Gaps = about(

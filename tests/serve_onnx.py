@@ -48,9 +48,11 @@ class Model:
         self.session = onnxruntime.InferenceSession(folder / "networks.onnx", one_thread, providers=["CPUExecutionProvider"])
         self.names = [feature["name"] for feature in self.told["features"]]
         self.leads = np.arange(1, self.told["horizon"] + 1)
-        season = self.told["season"]
+        season, further = self.told["season"], self.told["further"]
         self.whole = None if season is None else -(-self.leads // season) * season
-        self.reach = max(self.told["lags"], 0 if season is None else int(self.whole[-1]) + season)  # steps back that are looked at
+        self.wholes = {steps: -(-self.leads // steps) * steps for steps in further}
+        own = 0 if season is None else int(self.whole[-1]) + season
+        self.reach = max(self.told["lags"], own, *(int(whole[-1]) for whole in self.wholes.values()))  # steps back that are looked at
 
     def habits(self, values: np.ndarray) -> Habits:
         """From a series' history (T,), where Tidecast has running means; missing: NaN."""
@@ -86,17 +88,21 @@ class Series:
         if self.model.whole is not None:
             season, whole = told["season"], self.model.whole
             last, before, offset = (back[k] - level for k in (whole - self.model.leads, whole - self.model.leads + season, whole))
+        wholes = self.model.wholes.items()
+        further = {steps: (back[whole - self.model.leads] - level, back[whole] - level) for steps, whole in wholes}
         unit = habits.size * np.maximum(habits.naive.min(0), told["floor"]) * habits.lasting
         known = np.stack([np.full(h, True), ~np.isnan(last), ~np.isnan(last - offset)])
         weights = np.where(known, habits.naive, np.inf)
         weights = (weights.min(0) / weights) ** 4
         blend = (weights[1] * self.clipped(last / unit) + weights[2] * self.clipped((last - offset) / unit)) / weights.sum(0)
-        found = self.features(back, level, last, offset, cell, gap, habits)
+        found = self.features(
+            back, level, {"": (last, offset)} | {f"_{steps}": paths for steps, paths in further.items()}, cell, gap, habits
+        )
         given = {
             "features": [found[name] for name in self.model.names],
             "carry": carry,
             "blend": blend,
-            "paths": [self.clipped(x / unit) for x in (last, before, offset)],
+            "paths": [self.clipped(x / unit) for x in (last, before, offset, *(path for paths in further.values() for path in paths))],
         }
         points, _, quantiles, after = self.model.session.run(None, {name: np.asarray([x], np.float32) for name, x in given.items()})
         if not np.isnan(back[0]):
@@ -105,9 +111,9 @@ class Series:
         return Said(level + unit * points[0], level + unit * quantiles[0])
 
     def features(
-        self, back: np.ndarray, level: float, last: np.ndarray, offset: np.ndarray, cell: int, gap: int, habits: Habits
+        self, back: np.ndarray, level: float, courses: dict[str, tuple[np.ndarray, np.ndarray]], cell: int, gap: int, habits: Habits
     ) -> dict[str, float]:
-        """By name; each as networks.json has it."""
+        """By name; each as networks.json has it. `courses`: `last` and `offset` of each season, by what its features' names have more."""
         told, leads = self.model.told, range(1, len(self.model.leads) + 1)
         lags, at = told["lags"], told["feature_lead"] - 1
         unit = habits.size * habits.naive[0, at] * habits.lasting[at]
@@ -122,10 +128,12 @@ class Series:
         found |= {f"kind_{h}": kind[h - 1] for h in leads}
         found |= {f"seasonal_{h}": seasonal[h - 1] - kind[h - 1] for h in leads}
         found |= {f"drift_{h}": drift[h - 1] - kind[h - 1] for h in leads}
-        found |= {"offset": self.bent(offset[0] / unit), "offset_known": float(not np.isnan(offset[0]))}
-        found |= {f"course_{h}": self.bent(last[h - 1] / unit) for h in leads}
-        found |= {f"course_known_{h}": float(not np.isnan(last[h - 1])) for h in leads}
-        for name, period in (("season", told["season"]), ("week", 7 * 86_400_000_000 / told["step_us"])):
+        for of, (last, offset) in courses.items():
+            found |= {f"offset{of}": self.bent(offset[0] / unit), f"offset_known{of}": float(not np.isnan(offset[0]))}
+            found |= {f"course{of}_{h}": self.bent(last[h - 1] / unit) for h in leads}
+            found |= {f"course_known{of}_{h}": float(not np.isnan(last[h - 1])) for h in leads}
+        periods = {"season": told["season"], "week": 7 * 86_400_000_000 / told["step_us"]}
+        for name, period in (periods | {f"season_{steps}": steps for steps in told["further"]}).items():
             for k in range(1, 4):
                 angle = 2 * math.pi * k * (cell % period) / period if period else 0.0
                 found |= {f"{name}_sin_{k}": math.sin(angle), f"{name}_cos_{k}": math.cos(angle)}

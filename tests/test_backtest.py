@@ -136,11 +136,18 @@ def test_one_series_a_row_with_a_start_is_played_as_well(tmp_path):
     assert found[0]["by_lead"] != found[1]["by_lead"]  # another day of the week
 
 
-def test_of_several_seasons_it_is_said_which_one_is_learnt_from(short):
-    done = call(short, "--step", "1h", "--horizon", "3", "--season", "24,168", "--json")
-    assert done.exit_code == 0
-    assert done.stderr == "series.season: the first, 24, is the season that is learnt from; further ones are not used yet: 168\n"
-    assert json.loads(done.stdout)["by_lead"] == json.loads(call(short, "--step", "1h", "--horizon", "3", "--json").stdout)["by_lead"]
+def test_a_further_season_is_learnt_from(tmp_path):
+    file = tmp_path / "shifts.csv"
+    hours = np.arange(700)
+    shifts = np.random.default_rng(3).normal(0, 5, 10)[hours % 60 // 6]  # ten shifts of six hours, over again
+    pl.DataFrame({**hourly(700), "a": 40 + waves(700) + shifts, "b": 10 + waves(700, 1) - shifts}).write_csv(file)
+    words = [file, "--step", "1h", "--horizon", "6", "--model", "linear"]
+    one, both = ([*words, "--season", season] for season in ("24", "24,60"))
+    report = tmp_path / "report.html"
+    found = [json.loads(call(*said, "--json").stdout) for said in (one, [*both, "--report", report])]
+    assert found[1]["by_lead"]["6"]["skill"] > found[0]["by_lead"]["6"]["skill"] + 0.1
+    assert [each["baselines"]["seasonal_naive"] for each in found] == [found[0]["baselines"]["seasonal_naive"]] * 2
+    assert "24, 60" in report.read_text()
 
 
 def test_the_report_is_written_where_it_is_asked_for(short, tmp_path):

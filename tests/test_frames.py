@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 
 import models
-from models.frames import LOW, backtest, forecast
-from models.grid import Matrix
+from models.frames import LOW, asked, backtest, forecast
+from models.grid import Matrix, grid
 from models.learner import Config
 from models.prequential import Prequential, Split
 
@@ -43,6 +43,14 @@ def test_it_is_the_loop_over_the_same_matrix(done):
     for _ in loop.play():
         pass
     assert done.totals.json("x") == loop.result().json("x")
+
+
+@pytest.mark.parametrize(
+    ("season", "first", "further"), [(None, None, ()), ((), None, ()), (8, 8, ()), ([8], 8, ()), ((8, 20, 30), 8, (20, 30))]
+)
+def test_a_season_is_one_or_several(season, first, further):
+    config = asked(grid("1h"), season, (), ())
+    assert (config.season, config.further) == (first, further)
 
 
 def test_forecasts_are_long_and_their_errors_are_those_that_were_counted(done, frame):

@@ -9,7 +9,8 @@ from models.baselines import errors
 from models.covariates import unknown
 from models.inputs import BEND, CLIP, LAGS, bearings, bent, features, shape, view
 
-FORM = shape(10, 8, 3_600_000_000)
+HOUR = 3_600_000_000
+FORM = shape(10, 8, HOUR)
 RING = FORM.reach + 4
 NAIVE = np.ones((1, 3, 10), np.float32)
 LASTING = np.ones((1, 10), np.float16)
@@ -38,6 +39,52 @@ def test_a_view_reads_nothing_later_than_its_cell(cell, seed):
             np.atleast_1d(a) if isinstance(a, np.ndarray) else a, np.atleast_1d(b) if isinstance(b, np.ndarray) else b, strict=True
         ):
             np.testing.assert_array_equal(one, other)
+
+
+WIDER = shape(10, 8, HOUR, further=(20, 6))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 2**31))
+def test_of_further_seasons_nothing_later_is_read_either(seed):
+    cell, rng = WIDER.reach, np.random.default_rng(seed)
+    values = rng.normal(0, 3, cell + 30)
+    changed = np.where(np.arange(len(values)) > cell, rng.normal(0, 100, len(values)), values)
+    (one, x, (_, paths, _)), (other, y, (_, ways, _)) = seen(values, cell, WIDER), seen(changed, cell, WIDER)
+    for a, b in zip([*one, x, paths], [*other, y, ways], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_of_a_further_season_the_same_phase_of_target_and_cell_is_seen():
+    cell = WIDER.reach + 3
+    values = np.random.default_rng(1).normal(0, 3, cell + 1)
+    v, x, (_, paths, unit) = seen(values, cell, WIDER)
+    assert v.further.shape == (1, 4, 10)
+    assert paths.shape == (1, 3 + WIDER.paths, 10)
+    for k, season in enumerate((20, 6)):
+        for h in range(1, 11):
+            whole = -(-h // season) * season
+            last, offset = (values[cell + ahead - whole] - values[cell] for ahead in (h, 0))
+            assert v.further[0, 2 * k : 2 * k + 2, h - 1].tolist() == [last, offset]
+            np.testing.assert_allclose(paths[0, 3 + 2 * k : 5 + 2 * k, h - 1] * unit[0, h - 1], [last, offset])
+    first, _, _ = seen(values, cell)
+    for one, other in zip(v[:-1], first[:-1], strict=True):  # of the first, what there would be without them
+        np.testing.assert_array_equal(one, other)
+    _, other, _ = seen(np.where(np.arange(len(values)) == cell - 19, 50.0, values), cell, WIDER)  # lead 1, a further season before
+    assert 0 < (x != other).sum() < 4
+
+
+@pytest.mark.parametrize(("further", "more"), [((168,), 0), ((30,), 4), ((168, 30), 4)])
+def test_a_week_is_told_once(further, more):
+    both, one = shape(4, 24, HOUR, further=further), shape(4, 24, HOUR)
+    told = [sum(table.shape[1] for table in form.phases) for form in (both, one)]
+    assert told == [10 + more, 10]
+    assert both.week[1] - both.week[0] == 4
+    cells = np.arange(400)
+    weekly = (2 * np.pi * cells / 168)[:, None]
+    np.testing.assert_allclose(
+        both.phases[-1][cells % 168], np.concatenate([f(k * weekly) for k in (1, 2) for f in (np.sin, np.cos)], 1), atol=1e-6
+    )
 
 
 @settings(deadline=None)

@@ -31,7 +31,7 @@ SOURCE = Source("meters", 0)
 
 def read(**more: str) -> Settings:
     flags = {
-        "input.topics": "meters", "series.step": "1h", "series.season": "6", "forecast.horizon": "4", "learn.members": "2",
+        "input.topics": "meters", "series.step": "1h", "series.season": "6,15", "forecast.horizon": "4", "learn.members": "2",
         "learn.truncation": "3", "learn.replay": "50", "input.start": "earliest",
     }  # fmt: skip
     return Settings.read(None, {}, flags | {name.replace("__", "."): value for name, value in more.items()})
@@ -288,7 +288,7 @@ def test_with_each_cell_comes_what_was_known_of_covariates_there(tmp_path: Path)
         columns = np.concatenate(covariates.features(plan, of), 1)
         x = chunk.whole.x[first : first + length]
         assert any(np.array_equal(x[:, at : at + columns.shape[1]], columns) for at in range(known.features))
-        np.testing.assert_array_equal(chunk.whole.paths[first : first + length, 3:], covariates.paths(plan, of))
+        np.testing.assert_array_equal(chunk.whole.paths[first : first + length, -plan.paths :], covariates.paths(plan, of))
         first += length
     assert first == len(chunk.whole.x) > 30
 

@@ -80,6 +80,8 @@ def test_what_is_said_is_not_derived():
     assert (read.series.season, read.time.disorder, read.window.span) == ((24, 168), 0, 3 * HOUR)
     assert Settings.read(None, {"TIDECAST_SERIES__SEASON": "12"}, NEEDED).series.season == (12,)
     assert Settings.read(None, {"TIDECAST_SERIES__SEASON": ""}, NEEDED).series.season == ()
+    with pytest.raises(SettingsError, match=r"series\.season = .*24 is there more than once; allowed: each number once"):
+        Settings.read(None, {"TIDECAST_SERIES__SEASON": "24,168,24"}, NEEDED)
 
 
 def test_topics_are_names_or_a_regular_expression():

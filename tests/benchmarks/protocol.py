@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.protocol ETTh2 --seed 0
     TIDECAST_DATA=... python -m tests.benchmarks.protocol ETTm1 --seed 0 --model nets
-    python -m tests.benchmarks.protocol taxi
+    python -m tests.benchmarks.protocol taxi [--season 48,336]
 
 ETTh2 and ETTm1 by the leak-free protocol (DSOF, ICLR 2025): taught on the warm-up rows, online through validation and test; squared errors
 over leads 1 to H in deviations of the warm-up rows. Taxis from random weights. Of the 90 % band the least and the greatest share that it
@@ -57,9 +57,11 @@ def main() -> None:
     parser.add_argument("set", choices=ASKED)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--model", default="mixture")
+    parser.add_argument("--season", help="steps of one or several; default: from the step")
     given = parser.parse_args()
-    found = tidecast("backtest", *asked(given.set), "--seed", str(given.seed), "--model", given.model)
-    write("protocol", row(given.set, given.model, given.seed, found))
+    season = [] if given.season is None else ["--season", given.season]
+    found = tidecast("backtest", *asked(given.set), "--seed", str(given.seed), "--model", given.model, *season)
+    write("protocol", row(" ".join([given.set, *season[1:]]), given.model, given.seed, found))
 
 
 if __name__ == "__main__":
