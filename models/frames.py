@@ -123,7 +123,7 @@ def asked(on: Grid, season: int | Sequence[int] | None, covariates: Sequence[str
     return Config(
         step_us=on.step_us,
         season=seasons[0] if seasons else None,
-        further=seasons[1:],
+        further_seasons=seasons[1:],
         covariates=(*dict.fromkeys([*covariates, *ahead]),),
         ahead=(*dict.fromkeys(ahead),),
         **fields,

@@ -54,11 +54,11 @@ SLOW = 5e-4  # rate at which a series' mean forgets
 
 @dataclass(frozen=True)
 class Config:
-    """What a learner is made from; `season`, `further` and `horizon` in steps."""
+    """What a learner is made from; `season`, `further_seasons` and `horizon` in steps."""
 
     horizon: int = 24
     season: int | None = None
-    further: tuple[int, ...] = ()  # seasons that are learnt from beside it
+    further_seasons: tuple[int, ...] = ()  # learnt from beside it
     step_us: int = 3_600_000_000
     levels: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95)
     model: str = "mixture"
@@ -202,7 +202,7 @@ class Learner:
         self.members = config.members if self.taught and config.model in MIXTURES else 1
         self.device = device_of(config)
         known = covariates.planned(config.covariates, config.ahead, config.horizon)
-        self.form = inputs.shape(config.horizon, config.season, config.step_us, gaps(config.gaps), known, config.further)
+        self.form = inputs.shape(config.horizon, config.season, config.step_us, gaps(config.gaps), known, config.further_seasons)
         self.tails = np.array([k for k, level in enumerate(config.levels) if level != MIDDLE])
         self.edges = score.bands([config.levels[k] for k in self.tails])
         self.bands = self.edges.nominal

@@ -105,7 +105,7 @@ def layout(learner: Learner) -> dict[str, Any]:
         "terms": TERMS,
         "horizon": c.horizon,
         "season": c.season,
-        "further": list(c.further),
+        "further_seasons": list(c.further_seasons),
         "step_us": c.step_us,
         "levels": list(c.levels),
         "lags": LAGS,
@@ -116,7 +116,7 @@ def layout(learner: Learner) -> dict[str, Any]:
         "lasting_within": scale.WITHIN,
         "paths": [
             *NAIVE,
-            *(f"{kind}_{steps}" for steps in c.further for kind in ("last", "offset")),
+            *(f"{kind}_{steps}" for steps in c.further_seasons for kind in ("last", "offset")),
             *(f"{kind} of {c.covariates[k]}" for kind in ("change", "reaction") for k in form.known.ahead),
         ],
         "features": [{"name": name, "is": meaning} for name, meaning in features(form, c.covariates)],
@@ -130,7 +130,7 @@ TERMS = {
     "level": "the newest value that was observed, at the cell or before it",
     "whole[h], back[h]": "whole[h]: lead h rounded up to whole seasons, in steps; back[h] = whole[h] - h",
     "last[h], before[h], offset[h]": "v[back[h]] - level; v[back[h] + season] - level; v[whole[h]] - level; not known without a season",
-    "last_S[h], offset_S[h]": "as last[h] and offset[h], of a further season of S steps",
+    "last_S[h], offset_S[h]": "as last[h] and offset[h], of a further season of S steps (see further_seasons)",
     "size": "the series' mean absolute one-step change, as a running mean; greater than 0",
     "naive[n][h]": "mean absolute errors at lead h in units of size, as running means, of the last value (n = 0), of the value a whole "
     "number of seasons before (1), and of the last value carried along the course of the last season (2). "

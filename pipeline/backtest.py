@@ -220,7 +220,7 @@ def said(asked: Asked, settings: Settings, result: Result) -> dict[str, str]:
     own = {
         "model": result.config.model,
         "step": f"{settings.series.step / 1e6:,.10g} s",
-        "season": ", ".join(map(str, (result.config.season or "none", *result.config.further))),
+        "season": ", ".join(map(str, (result.config.season or "none", *result.config.further_seasons))),
         "horizon": f"{result.config.horizon}",
         "warm-up, validation, test": f"{warmup:,}, {validation:,}, {'the rest' if test is None else f'{test:,}'} rows",
         "scale": result.scale,

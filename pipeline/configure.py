@@ -22,7 +22,7 @@ def config_of(settings: Settings) -> Config:
     return Config(
         horizon=settings.forecast.horizon,
         season=season,
-        further=tuple(further),
+        further_seasons=tuple(further),
         levels=settings.forecast.levels,
         model=settings.forecast.model,
         optimiser=settings.learn.optimiser,
@@ -104,7 +104,7 @@ def parameters_of(shape: Shape) -> Parameters:
 def shaping(config: Config) -> dict[str, Any]:
     """The settings that a learner's state is shaped by, as names and plain values."""
     return {
-        "series.season": [config.season, *config.further] if config.further else config.season,
+        "series.season": [config.season, *config.further_seasons] if config.further_seasons else config.season,
         "series.gaps": config.gaps,
         "series.silent": "fill" if config.fill else "skip",
         "forecast.horizon": config.horizon,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
 import os
@@ -206,6 +207,7 @@ def look_less_for_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # what is frozen at the end is told of as leaked, line after line, by libraries that watch for it
     gc.set_threshold(GARBAGE, 20, 20)
 
 

@@ -103,7 +103,7 @@ class Shape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     covariates: tuple[str, ...]
     ahead: tuple[str, ...]
     gaps: str
-    further: tuple[int, ...] = ()  # seasons beside it, steps
+    further_seasons: tuple[int, ...] = ()  # steps
 
 
 class Data(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

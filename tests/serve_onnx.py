@@ -48,7 +48,7 @@ class Model:
         self.session = onnxruntime.InferenceSession(folder / "networks.onnx", one_thread, providers=["CPUExecutionProvider"])
         self.names = [feature["name"] for feature in self.told["features"]]
         self.leads = np.arange(1, self.told["horizon"] + 1)
-        season, further = self.told["season"], self.told["further"]
+        season, further = self.told["season"], self.told["further_seasons"]
         self.whole = None if season is None else -(-self.leads // season) * season
         self.wholes = {steps: -(-self.leads // steps) * steps for steps in further}
         own = 0 if season is None else int(self.whole[-1]) + season
@@ -133,7 +133,7 @@ class Series:
             found |= {f"course{of}_{h}": self.bent(last[h - 1] / unit) for h in leads}
             found |= {f"course_known{of}_{h}": float(not np.isnan(last[h - 1])) for h in leads}
         periods = {"season": told["season"], "week": 7 * 86_400_000_000 / told["step_us"]}
-        for name, period in (periods | {f"season_{steps}": steps for steps in told["further"]}).items():
+        for name, period in (periods | {f"season_{steps}": steps for steps in told["further_seasons"]}).items():
             for k in range(1, 4):
                 angle = 2 * math.pi * k * (cell % period) / period if period else 0.0
                 found |= {f"{name}_sin_{k}": math.sin(angle), f"{name}_cos_{k}": math.cos(angle)}

@@ -13,7 +13,7 @@ FORECASTERS = {
     "mixture": small(),
     "mixture of five": small(members=5, horizon=3),
     "mixture without a season": small(season=None),
-    "several seasons": small(members=2, further=(20, 3)),
+    "several seasons": small(members=2, further_seasons=(20, 3)),
     "nets": small(model="nets", members=2),
     "mixture without nets": small(model="mixture-without-nets", members=1),
     "linear": small(model="linear", members=1),

@@ -50,7 +50,7 @@ def test_it_is_the_loop_over_the_same_matrix(done):
 )
 def test_a_season_is_one_or_several(season, first, further):
     config = asked(grid("1h"), season, (), ())
-    assert (config.season, config.further) == (first, further)
+    assert (config.season, config.further_seasons) == (first, further)
 
 
 def test_forecasts_are_long_and_their_errors_are_those_that_were_counted(done, frame):

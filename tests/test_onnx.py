@@ -48,7 +48,7 @@ def close(found, wanted):
         Config(model="elman", horizon=4, hidden=16),
         Config(model="jordan", season=7, step_us=24 * HOUR, horizon=9, hidden=32, levels=(0.25, 0.75)),
         Config(model="mixture", members=3, season=24, horizon=4, hidden=16, covariates=("load", "wind"), ahead=("wind",)),
-        Config(model="nets", members=3, season=24, further=(60, 168), horizon=4, hidden=16, covariates=("wind",), ahead=("wind",)),
+        Config(model="nets", members=3, season=24, further_seasons=(60, 168), horizon=4, hidden=16, covariates=("wind",), ahead=("wind",)),
     ],
     ids=["lstm", "gru", "elman", "jordan", "mixture with covariates", "covariates and several seasons"],
 )
@@ -104,7 +104,7 @@ def exported(history, tmp_path_factory, request):
     """A taught learner, its generation, keys, and the folder that its version has been exported to."""
     folder = tmp_path_factory.mktemp("exported")
     learner, behind, keys = taught(
-        history, Config(season=24, further=request.param, horizon=24, hidden=32, members=3, replay=256, device="cpu")
+        history, Config(season=24, further_seasons=request.param, horizon=24, hidden=32, members=3, replay=256, device="cpu")
     )
     version = publish(folder, learner)
     done = export(folder, version, folder / "out")
