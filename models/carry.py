@@ -207,7 +207,10 @@ def keep(m: Memory, kind: Kind, slot: np.ndarray, cell: np.ndarray, carry: np.nd
 
 
 def parted(carry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Carries (..., 2M, D) as they are kept: hidden states (..., M, D) int8, cells (..., M, D). Of what is not finite, nothing is kept."""
+    """Carries (..., 2M, D) as they are kept: hidden states (..., M, D) int8, cells (..., M, D).
+
+    Where something is not finite all of it is 0, as before a first step.
+    """
     lost = ~np.isfinite(carry.sum((-2, -1), dtype=np.float32))
     if lost.any():
         carry = np.where(lost[..., None, None], 0, carry)
@@ -225,11 +228,12 @@ def skip(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarra
     length = ring.shape[1]
     first = newest[slot] + 1
     passed = np.minimum(cell - first, length)
-    if passed.any():
-        behind = (np.arange(length) - first[:, None]) % length
-        rows = ring[slot]
-        rows[behind < passed[:, None]] = empty
-        ring[slot] = rows
+    over = np.flatnonzero(passed)
+    if over.size:
+        behind = (np.arange(length) - first[over, None]) % length
+        rows = ring[slot[over]]
+        rows[behind < passed[over, None]] = empty
+        ring[slot[over]] = rows
 
 
 def amend(ring: np.ndarray, newest: np.ndarray, slot: np.ndarray, cell: np.ndarray, value: np.ndarray) -> None:

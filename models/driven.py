@@ -28,7 +28,7 @@ class Driven(Sums):
     def __init__(self, form: Shape) -> None:
         self.plan = form.known
         h = form.horizon
-        self.features = OWN + (0 if form.season is None else 2) + self.plan.number * (1 + LAGS) + len(self.plan.ahead) * (BEFORE + 1)
+        self.features = OWN + len(backs(form)) + self.plan.number * (1 + LAGS) + len(self.plan.ahead) * (BEFORE + 1)
         f = self.features
         super().__init__(form, (h, f, f), (h, f), (h,), (1, h, f))
 
@@ -54,7 +54,8 @@ class Driven(Sums):
         found = covariates.opened(self.plan, outlook)
         padded = np.concatenate([np.zeros((*found.ahead.shape[:2], BEFORE - 1), np.float32), found.ahead], 2)
         known = np.stack([padded[..., BEFORE - 1 - k : padded.shape[2] - k] for k in range(BEFORE)], 3)
-        changes = [v.lags[:, [k]] for k in range(OWN)] + ([] if self.form.season is None else [v.last, v.offset])
+        first = [] if self.form.season is None else [v.last, v.offset]
+        changes = [*(v.lags[:, [k]] for k in range(OWN)), *first, *v.further.transpose(1, 0, 2)]
         return self.see(changes, size, found._replace(ahead=known), self.form.leads)
 
     def say(self, x: np.ndarray, solved: np.ndarray) -> np.ndarray:
@@ -70,8 +71,7 @@ class Driven(Sums):
         level = values[:, :1]
         with np.errstate(over="ignore", invalid="ignore"):
             changes = [values[:, [k]] - level for k in range(1, OWN + 1)]
-            if form.season is not None:
-                changes += [read(ring, of, (at - back[leads - 1])[:, None]) - level for back in (form.back, form.whole)]
+            changes += [read(ring, of, (at - back[leads - 1])[:, None]) - level for back in backs(form)]
             came = (np.repeat(read(ring, slot, cell[:, None]), form.horizon, 0) - level) / np.repeat(size, form.horizon)[:, None]
         x = self.see(changes, np.repeat(size, form.horizon), self._then(m, of, at, leads), leads[:, None])
         self.learn(x.reshape(count, form.horizon, -1), came.reshape(count, -1))
@@ -111,3 +111,9 @@ class Driven(Sums):
         fresh = self.solved.copy()
         fresh[0, enough] = torch.linalg.solve(gram, torch.from_numpy(self.cross[enough])).numpy()
         self.solved = fresh
+
+
+def backs(form: Shape) -> list[np.ndarray]:
+    """(H,) each: how far back the same phase of a lead's target, and of the cell itself, lies in each season."""
+    first = [] if form.season is None else [form.back, form.whole]
+    return [*first, *(back for season in form.further for back in (season.back, season.whole))]

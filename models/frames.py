@@ -119,7 +119,10 @@ def chosen(step: Step, rows: np.ndarray) -> Step:
 
 def asked(on: Grid, season: int | Sequence[int] | None, covariates: Sequence[str], ahead: Sequence[str], **fields: Any) -> Config:
     """The learner of a frame: what is known ahead is a covariate, too; of several seasons the first is the naive forecast's."""
-    seasons = () if season is None else (season,) if isinstance(season, int) else tuple(season)
+    seasons = () if season is None else tuple(np.atleast_1d(season).tolist())
+    if any(steps != int(steps) or steps < 2 for steps in seasons) or len(set(seasons)) < len(seasons):  # noqa: PLR2004 - one step is no season
+        raise ValueError(f"season {season}: allowed: a number of steps, 2 at least, or several, each once")
+    seasons = tuple(map(int, seasons))
     return Config(
         step_us=on.step_us,
         season=seasons[0] if seasons else None,

@@ -84,8 +84,8 @@ class Shape(NamedTuple):
         return self.own + seasonal + further + sum(int(table.shape[1]) for table in self.phases)
 
     @property
-    def paths(self) -> int:
-        """Beside those of the naive forecasts: of further seasons and of covariates."""
+    def more(self) -> int:
+        """Paths beside those of the naive forecasts: of further seasons and of covariates."""
         return FURTHER * len(self.further) + self.known.paths
 
     @property

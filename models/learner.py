@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import xxhash
 
-from models import baselines, covariates, inputs, lesson, scale, score, silent, snapshot
+from models import baselines, covariates, inputs, lesson, linear, scale, score, silent, snapshot
 from models.batch import rows as padded
 from models.carry import NEVER, Kind, Memory, amend, keep, kept, memory, parted, put, skip
 from models.cells import CELLS
@@ -246,7 +246,7 @@ class Learner:
             "levels": c.levels,
             "seed": c.seed,
             "cell": c.model if c.model in CELLS else "lstm",
-            "more": self.form.paths,
+            "more": self.form.more,
         }
         rate = c.rate or RATES[c.optimiser]
         least = c.least_rate or rate * LEAST_RATE
@@ -270,7 +270,8 @@ class Learner:
     def _memory(self) -> Memory:
         c, reach = self.config, self.form.reach
         farthest = max(c.horizon, max(self.origins) + LAGS * c.truncation)
-        sizes = {"ring": reach + SPARE, "closed": reach + farthest + LAGS + SPARE, "outlooks": farthest + LAGS + SPARE}
+        behind = max(reach, linear.LAGS + self.form.beyond)  # what arrivals read
+        sizes = {"ring": behind + SPARE, "closed": reach + farthest + LAGS + SPARE, "outlooks": farthest + LAGS + SPARE}
         kept = {
             "tails": len(self.tails),
             "bands": len(self.bands),

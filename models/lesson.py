@@ -19,7 +19,7 @@ from models.batch import buckets, pad
 from models.carry import NEVER, Memory, kept
 from models.descent import Descent, Outcome
 from models.inputs import CLIP, LAGS, Shape, bearings, features, goes_on, read, view
-from models.network import Ensemble
+from models.network import PATHS, Ensemble
 
 
 class Lesson(NamedTuple):
@@ -119,7 +119,7 @@ def table(*, depth: int, form: Shape, members: int, hidden: int) -> dict[str, tu
         "length": (np.int64, ()),
         "carry": (np.float16, (2 * members, hidden)),
         "blend": (np.float32, (form.horizon,)),
-        "paths": (np.float32, (3 + form.paths, form.horizon)),
+        "paths": (np.float32, (PATHS + form.more, form.horizon)),
         "target": (np.float32, (form.horizon,)),
         "known": (np.bool_, (form.horizon,)),
     }

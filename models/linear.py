@@ -98,13 +98,14 @@ class Linear(Sums):
         return x
 
     def _changes(self, ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray) -> list[np.ndarray]:
-        parts = [behind(ring, slot, cell, np.arange(1, LAGS + 1), self.form) - level[:, None]]
-        if self.form.season is not None:
-            last = behind(ring, slot, cell, self.form.back, self.form) - level[:, None]
-            before = behind(ring, slot, cell, self.form.back + self.form.season, self.form) - level[:, None]
-            parts += [last, (last + before) / 2]
-        for season in self.form.further:
-            parts += [behind(ring, slot, cell, back, self.form) - level[:, None] for back in (season.back, season.whole[:1])]
+        form = self.form
+        seasonal = [] if form.season is None else [form.back, form.back + form.season]
+        further = [back for season in form.further for back in (season.back, season.whole[:1])]
+        backs = [np.arange(1, LAGS + 1), *seasonal, *further]
+        seen = behind(ring, slot, cell, np.concatenate(backs), form) - level[:, None]
+        parts = np.split(seen, np.cumsum([len(back) for back in backs])[:-1], 1)
+        if form.season is not None:
+            parts[2] = (parts[1] + parts[2]) / 2
         return parts
 
     def _others(self, ring: np.ndarray, cell: np.ndarray, related: Related) -> np.ndarray:

@@ -1,6 +1,6 @@
 """One step of a learner's networks as an ONNX graph, and what goes in and comes out, for those who serve it without this code.
 
-Letters: B rows, F input features, M members, D hidden units, H lead times, Q quantile levels, P naive paths.
+Letters: B rows, F input features, M members, D hidden units, H lead times, Q quantile levels, P paths.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def sizes(learner: Learner) -> dict[str, dict[str, tuple[int, ...]]]:
         "features": (learner.form.features,),
         "carry": carry,
         "blend": (c.horizon,),
-        "paths": (PATHS + learner.form.paths, c.horizon),
+        "paths": (PATHS + learner.form.more, c.horizon),
     }
     return {
         "inputs": given,
@@ -200,10 +200,11 @@ def features(form: inputs.Shape, names: tuple[str, ...] = ()) -> list[tuple[str,
         ]
     if form.season is not None:
         found += _waves("season", form.season, inputs.SEASONAL)
-    for steps in (season.steps for season in form.further if season.steps != inputs.week(form.step_us)):
+    weekly = inputs.week(form.step_us)
+    for steps in (season.steps for season in form.further if season.steps != weekly):
         found += _waves(f"season_{steps}", steps, inputs.WEEKLY)
-    if form.week[0] < form.week[1]:
-        found += _waves("week", 7 * inputs.DAY_US // form.step_us, inputs.WEEKLY)
+    if weekly is not None:
+        found += _waves("week", weekly, inputs.WEEKLY)
     found += _covariates(form.known, names)
     padding = form.features - len(found)
     return [*found, *((f"zero_{k}", "0") for k in range(1, padding + 1))]

@@ -11,7 +11,7 @@ import numpy as np
 
 Parts = Mapping[str, bytes | memoryview]
 
-FORMAT = 4  # 1: evidence of who serves in units of the scale; 2, 3: hidden states of anchors, of all carries in half precision
+FORMAT = 4  # 1: evidence of who serves in units of the scale; 2, 3: hidden states of all carries, of live ones in half precision
 
 
 class SnapshotDamaged(ValueError):  # noqa: N818 - named for what it tells at 3 a.m.

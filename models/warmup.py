@@ -50,7 +50,8 @@ def warm(learner: Learner, history: History, *, until: int, told: Callable[[int,
     """
     form, rest = learner.form, len(history.values) - until
     end = until if rest > 0 else until - until // 5
-    if not learner.taught or end <= form.reach + LAGS + form.horizon or len(history.values) - end < form.horizon:
+    least = form._replace(further=()).reach + LAGS + form.horizon  # what there is of further seasons is more
+    if not learner.taught or end <= least or len(history.values) - end < form.horizon:
         return Warmth(0, 0, float("inf"))
 
     def seen(teacher: Teacher) -> None:

@@ -463,9 +463,9 @@ def starts(options: Mapping[str, Any], topics: Sequence[str], start: str | int, 
         ]
         partitions.sort()
         if start == "earliest":
-            found = offsets(consumer.beginning_offsets, partitions, timeout_ms=30_000)
+            found = offsets(consumer.beginning_offsets, partitions, timeout_ms=30_000, wait=True)
         else:
-            found = offsets(consumer.end_offsets, partitions, timeout_ms=30_000)
+            found = offsets(consumer.end_offsets, partitions, timeout_ms=30_000, wait=True)
         if isinstance(start, int):
             first = since(consumer, partitions, max(start, 0) // 1000, timeout_ms=30_000)
             found |= {partition: one.offset for partition, one in first.items() if one is not None}

@@ -349,7 +349,7 @@ def committed(consumer: KafkaConsumer, topic: str, at: int) -> Iterator[Any]:
     if not partitions:
         raise ResendError(f"{topic} is missing: run `tidecast topics apply`")
     consumer.assign(partitions)
-    ends, begins = offsets(consumer.end_offsets, partitions), offsets(consumer.beginning_offsets, partitions)
+    ends, begins = (offsets(ask, partitions, wait=True) for ask in (consumer.end_offsets, consumer.beginning_offsets))
     if at:
         begins = {p: ends[p] if one is None else one.offset for p, one in since(consumer, partitions, at).items()}
     for partition, begin in begins.items():

@@ -1,4 +1,4 @@
-"""The topics that we write: what they must be like, what is there, and making what is missing."""
+"""The topics that we write: what they must be like, what is there, and making what is missing; and where any topic begins and ends."""
 
 from __future__ import annotations
 
@@ -51,16 +51,21 @@ def topic(prefix: str, kind: str) -> str:
     return f"{prefix}.{kind}.v{VERSIONS[kind]}"
 
 
-def offsets(ask: Callable[..., dict[Any, int]], partitions: Sequence[Any], *, timeout_ms: int | None = None) -> dict[Any, int]:
+def offsets(
+    ask: Callable[..., dict[Any, int]], partitions: Sequence[Any], *, timeout_ms: int | None = None, wait: bool = False
+) -> dict[Any, int]:
     """What a consumer's `beginning_offsets` or `end_offsets` says of partitions. Raises KafkaError.
 
     kafka-python 3.0.12 leaves a partition out that it knows no leader of at the moment, as it may on a machine that is busy, and then
-    looks for it all the same: that is no answer in time, like any other.
+    looks for it all the same: that is no answer in time, like any other. `wait`: each is asked for alone then, and of one alone it waits
+    until it knows.
     """
     try:
         return ask(partitions, timeout_ms=timeout_ms)
     except KeyError as error:
-        raise KafkaTimeoutError(f"nobody says where {error} begins and ends") from error
+        if not wait:
+            raise KafkaTimeoutError(f"nobody says where {error} begins and ends") from error
+    return {partition: ask([partition], timeout_ms=timeout_ms)[partition] for partition in partitions}
 
 
 def since(
@@ -68,10 +73,12 @@ def since(
 ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
     """The first record of each partition that is not older than a time (ms); None: there is none. Raises KafkaError.
 
-    Each is asked for alone: of several, kafka-python 3.0.12 leaves out those that it knows no leader of at the moment, and they look as if
-    nothing had come since. Of one alone it waits until it knows.
+    Of several, those that kafka-python knows no leader of at the moment look as if nothing had come since: so these are asked for alone.
     """
-    return {partition: consumer.offsets_for_times({partition: at}, timeout_ms=timeout_ms)[partition] for partition in partitions}
+    found = consumer.offsets_for_times(dict.fromkeys(partitions, at), timeout_ms=timeout_ms)
+    for partition in [partition for partition, first in found.items() if first is None]:
+        found |= consumer.offsets_for_times({partition: at}, timeout_ms=timeout_ms)
+    return dict(found)
 
 
 SINGULAR = {"forecasts": "forecast", "scores": "score", "late": "late", "models": "model", "decisions": "decision"}

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from models import covariates
 from models.carry import Memory
 from models.covariates import LAGS, NONE, Plan, Tells, columns, look, opened, planned, tell
+from models.inputs import read, view
 from models.learner import Config, Learner
 from models.score import NET
 from pipeline.configure import config_of
@@ -309,6 +310,22 @@ def test_without_covariates_there_is_nothing_of_them():
     assert bare.form.features == Learner(small(covariates=())).form.features
     assert not any("outlook" in name for name in json.loads(bare.snapshot()["seal"])["sha256"])
     assert "linear covariates" not in bare.parts
+
+
+@pytest.mark.parametrize("seasons", [(None, ()), (8, ()), (8, (20, 5))])
+def test_what_least_squares_learn_of_a_cell_is_what_they_forecast_with_there(seasons, monkeypatch):
+    values = np.nan_to_num(wavy(60, 4), nan=0.5)
+    learner = stream(values, known(66, 4), season=seasons[0], further_seasons=seasons[1]).play().learner
+    m, slots, form, driven, learnt = learner.memory, np.arange(4), learner.form, learner.others.driven, []
+    monkeypatch.setattr(driven, "learn", lambda x, change: learnt.append(x))
+    cell, size = m["closed_newest"][slots], np.full(4, 2.0)
+    driven.take(m, slots, cell, size)
+    for lead in form.leads.tolist():
+        level = read(m["closed"], slots, cell[:, None] - lead)[:, 0]
+        v = view(m["closed"], slots, cell - lead, level, form)
+        x = driven.arriving(v, size, covariates.kept(m, form.known, slots, cell - lead))
+        np.testing.assert_allclose(learnt[0][:, lead - 1], x[:, lead - 1], rtol=1e-6)
+    assert x[:, -1].any(0).all()  # at the farthest lead nothing of what is looked at is always 0
 
 
 # It helps

@@ -60,7 +60,7 @@ def test_of_a_further_season_the_same_phase_of_target_and_cell_is_seen():
     values = np.random.default_rng(1).normal(0, 3, cell + 1)
     v, x, (_, paths, unit) = seen(values, cell, WIDER)
     assert v.further.shape == (1, 4, 10)
-    assert paths.shape == (1, 3 + WIDER.paths, 10)
+    assert paths.shape == (1, 3 + WIDER.more, 10)
     for k, season in enumerate((20, 6)):
         for h in range(1, 11):
             whole = -(-h // season) * season
