@@ -61,13 +61,13 @@ def test_a_missing_column_is_named_with_those_that_there_are(tmp_path: Path) -> 
 
 def test_series_are_as_many_as_their_state_has_room_for(tmp_path: Path) -> None:
     file = tmp_path / "many.csv"
-    rows = [f"2026-01-01T{h:02}:00:00Z,s{k},{h}\n" for h in range(3) for k in range(60)]
+    rows = [f"2026-01-01T{h:02}:00:00Z,s{k},{h}\n" for h in range(3) for k in range(90)]
     file.write_text("at,series,value\n" + "".join(rows))
     given = settings(learn__state_budget="1MB")
     most = operate.spec_of(given, (Source("f", 0),), now=0.0).rules.quota
-    assert 20 < most < 60
+    assert 20 < most < 90
     summary = replay(given, file, tmp_path / "out")
-    assert (summary["used"], summary["rejected"]) == (3 * most, 3 * (60 - most))
+    assert (summary["used"], summary["rejected"]) == (3 * most, 3 * (90 - most))
     assert operate.spec_of(settings(series__max_series=7), (Source("f", 0),), now=0.0).rules.quota == 8
 
 
