@@ -99,12 +99,12 @@ def taught(history, config):
     return learner, behind, keys
 
 
-@pytest.fixture(scope="module", params=[(), (168, 48)], ids=["a season", "several seasons"])
-def exported(history, tmp_path_factory, request):
+@pytest.fixture(scope="module")
+def exported(history, tmp_path_factory):
     """A taught learner, its generation, keys, and the folder that its version has been exported to."""
     folder = tmp_path_factory.mktemp("exported")
     learner, behind, keys = taught(
-        history, Config(season=24, further_seasons=request.param, horizon=24, hidden=32, members=3, replay=256, device="cpu")
+        history, Config(season=24, further_seasons=(168, 48), horizon=24, hidden=32, members=3, replay=256, device="cpu")
     )
     version = publish(folder, learner)
     done = export(folder, version, folder / "out")
