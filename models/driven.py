@@ -115,5 +115,4 @@ class Driven(Sums):
 
 def backs(form: Shape) -> list[np.ndarray]:
     """(H,) each: how far back the same phase of a lead's target, and of the cell itself, lies in each season."""
-    first = [] if form.season is None else [form.back, form.whole]
-    return [*first, *(back for season in form.further for back in (season.back, season.whole))]
+    return [*([] if form.season is None else [form.back, form.whole]), *form.beside]

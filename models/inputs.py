@@ -54,6 +54,11 @@ class Shape(NamedTuple):
     further: tuple[Season, ...] = ()
 
     @property
+    def beside(self) -> list[np.ndarray]:
+        """(H,) each, in steps back: of every further season the same phase of a lead's target, and of the cell itself."""
+        return [steps for season in self.further for steps in (season.back, season.whole)]
+
+    @property
     def reach(self) -> int:
         """How many steps back a view reads at most."""
         further = [int(season.whole.max()) for season in self.further]
@@ -172,11 +177,10 @@ def goes_on(ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, before: np.nda
 def view(ring: np.ndarray, slot: np.ndarray, cell: np.ndarray, level: np.ndarray, form: Shape) -> View:
     """What is known at (N,) cells; `level` (N,) finite: the newest observed value at or before each."""
     seasons = [] if form.season is None else [form.back, form.back + form.season, form.whole]
-    beside = [steps for season in form.further for steps in (season.back, season.whole)]
-    values = behind(ring, slot, cell, np.concatenate([np.arange(LAGS + 1), *seasons, *beside]), form)
+    values = behind(ring, slot, cell, np.concatenate([np.arange(LAGS + 1), *seasons, *form.beside]), form)
     with np.errstate(over="ignore"):  # 1e308 less -1e308: infinite here, clipped where it is used
         relative = np.asarray(values - level[:, None])
-    lags, seasonal = relative[:, 1 : LAGS + 1], relative[:, LAGS + 1 :].reshape(len(slot), len(seasons) + len(beside), form.horizon)
+    lags, seasonal = relative[:, 1 : LAGS + 1], relative[:, LAGS + 1 :].reshape(len(slot), len(seasons) + len(form.beside), form.horizon)
     last, before, offset = seasonal[:, : len(seasons)].transpose(1, 0, 2) if seasons else np.full((3, len(slot), form.horizon), np.nan)
     return View(level, lags, ~np.isnan(values[:, 0]), last, before, offset, seasonal[:, len(seasons) :])
 
