@@ -166,9 +166,10 @@ def run(
     torch.set_num_threads(1)  # small steps wait for each other
     on = on if on is not None else grid(f"{settings.series.step}us")
     arranged = arrange(asked, on)
-    for note in arranged.notes:
-        console.print(note, highlight=False, markup=False)
     loop = prepared(arranged, settings, on, split=split, scale=scale)
+    notes = [*arranged.notes, *([TOO_WIDE] if loop.learner.others.too_wide else [])]
+    for note in notes:
+        console.print(note, highlight=False, markup=False)
     writable(out)
     if save is not None:
         refuse_to_save(save, loop, on)
@@ -182,7 +183,7 @@ def run(
             file=asked.file.name,
             sha256=digest(asked.file),
             settings=said(asked, settings, result),
-            notes=(*arranged.notes, *unusual(result)),
+            notes=(*notes, *unusual(result)),
             interrupted=interrupted,
         )
         out.write_text(report.page(result, loop.values, on, about), encoding="utf-8")
@@ -203,6 +204,9 @@ def digest(file: Path) -> str:
     """SHA-256 of a file."""
     with file.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+TOO_WIDE = "the columns are too many for least squares to see all of a record at once: it sees each by itself"
 
 
 def unusual(result: Result) -> tuple[str, ...]:

@@ -12,7 +12,6 @@ import base64
 import fcntl
 import json
 import os
-import random
 import signal
 import socket
 import subprocess
@@ -23,6 +22,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from random import SystemRandom
 from types import TracebackType
 from typing import Any, Self
 
@@ -116,7 +116,7 @@ def birth(pid: int) -> str | None:
 
 def free_port() -> int:
     """A port of 127.0.0.1 on which nobody listens."""
-    for port in random.sample(PORTS, 200):
+    for port in SystemRandom().sample(PORTS, 200):  # not as seeded: who asks at the same time, seeded alike, must not get the same
         if not _listening(port):
             return port
     raise PortTaken(f"200 ports tried between {PORTS.start} and {PORTS.stop}, none is free")

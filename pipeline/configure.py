@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -42,9 +42,16 @@ def config_of(settings: Settings) -> Config:
     )
 
 
-def room_of(settings: Settings) -> int:
-    """How many series `learn.state_budget` has room for."""
-    return settings.learn.state_budget // Learner(replace(config_of(settings), device="cpu")).bytes_each()
+class Limits(NamedTuple):
+    """What memory allows."""
+
+    room: int  # series that `learn.state_budget` has room for
+    too_wide: bool  # whether a record has too many columns for them to see each other
+
+
+def limits_of(settings: Settings) -> Limits:
+    learner = Learner(replace(config_of(settings), device="cpu"))
+    return Limits(settings.learn.state_budget // learner.bytes_each(), learner.others.too_wide)
 
 
 def rules_of(settings: Settings, sources: int, *, room: int | None = None) -> Rules:

@@ -28,7 +28,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from models.apart import Gone
 from models.snapshot import SnapshotDamaged
 from pipeline import consume, engine, health, learn, metrics, pointers, publish, taught, topics, wire
-from pipeline.configure import config_of, room_of, rules_of, succession_of
+from pipeline.configure import config_of, limits_of, rules_of, succession_of
 from pipeline.decode import Decoder, shape_of
 from pipeline.events import NEVER, Decision, LedgerBroken
 from pipeline.files import FORMATS
@@ -118,7 +118,7 @@ def log_to_stderr(level: str = "info") -> None:
 def spec_of(settings: Settings, sources: tuple[Source, ...], *, now: float) -> Spec:
     """`now` (s) is the first start, for whoever asked to publish from there; a snapshot keeps it."""
     since = {"earliest": learn.EARLIEST, "first_start": int(now * 1e6)}
-    publish_from, room = settings.forecast.publish_from, room_of(settings)
+    publish_from, room = settings.forecast.publish_from, limits_of(settings).room
     return Spec(
         application=settings.application,
         rules=rules_of(settings, len(sources), room=room),
@@ -167,6 +167,15 @@ def now_at() -> Seen:
     return Seen(dict(learn.STATUS), consumed, sum(consume.lag().values()), publisher.commits if publisher is not None else 0, latency)
 
 
+def tell_limits(settings: Settings) -> None:
+    """Where memory allows less than is asked for."""
+    limits = limits_of(settings)
+    if limits.room < settings.series.max_series:
+        LOG.info("learn.state_budget has room for fewer series than series.max_series: further ones are rejected", room=limits.room)
+    if limits.too_wide:
+        LOG.info("input.values are too many for least squares to see all columns of a record at once: it sees each by itself")
+
+
 def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str, Any]:
     """The pipeline on the user's brokers until `stop` is set; returns the summary.
 
@@ -178,8 +187,7 @@ def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str,
     ProcessCollector(registry=registry)
     began = time.monotonic()
     guard = guard_of(settings)
-    if (room := room_of(settings)) < settings.series.max_series:
-        LOG.info("learn.state_budget has room for fewer series than series.max_series: further ones are rejected", room=room)
+    tell_limits(settings)
     with health.serve(registry, settings.metrics.address, lambda: health_of(settings), guard) as port:
         scheme = "http" if guard.certificate_file is None else "https"
         LOG.info("metrics", at=f"{scheme}://{settings.metrics.address.rpartition(':')[0]}:{port}/metrics")
@@ -207,6 +215,7 @@ def look_less_for_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
+    atexit.unregister(gc.unfreeze)  # of the life before
     atexit.register(gc.unfreeze)  # what is frozen at the end is told of as leaked, line after line, by libraries that watch for it
     gc.set_threshold(GARBAGE, 20, 20)
 
@@ -433,6 +442,7 @@ def replay(
     shards = LiveShard()
     consume.GATE, consume.WAKE = shards.limit, engine.wake
     began = time.monotonic()
+    tell_limits(settings)
     look_less_for_garbage()
     try:
         there = consume.there(given)

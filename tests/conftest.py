@@ -1,4 +1,4 @@
-"""One real broker for a whole test run, started by the first test that asks for it."""
+"""One real broker for a whole test run, started by the first test that asks for it; with several processes, one for each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -42,6 +43,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in out]
         config.hook.pytest_deselected(items=out)
         config.stash[LEFT_OUT] = len(out)
+    if (told := getattr(config, "workeroutput", None)) is not None:  # this is one of several processes that share the tests
+        told[LEFT] = len(out)
+
+
+LEFT = "tidecast_left_out"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Each of the processes has left out the same."""
+    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get(LEFT, 0)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
