@@ -123,6 +123,9 @@ def processes(request: pytest.FixtureRequest) -> Iterator[ForkServerContext]:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # the server itself is not told ours
         forkserver.ensure_running()
     yield context
+    for left in multiprocessing.active_children():  # of a test that failed: the server would wait for it for ever
+        left.kill()
+        left.join()
     forkserver._forkserver._stop()
 
 

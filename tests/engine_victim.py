@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 from engine_world import Fenced, World
@@ -20,7 +21,8 @@ def live(folder: Path, numbers: dict[str, list[int]], where: str, nth: int, *, d
     def point(at: str) -> None:
         seen[at] += 1
         if at == where and seen[at] == nth:
-            os.kill(os.getpid(), how)
+            with nullcontext() if how == signal.SIGKILL else world.committer.writing:
+                os.kill(os.getpid(), how)
 
     if where == "time":
         threading.Timer(nth / 1000, os.kill, (os.getpid(), signal.SIGKILL)).start()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -41,6 +42,7 @@ class Committer:
         self.path = path
         self.muted = False
         self.buffer: list[tuple[str, int]] = []
+        self.writing = threading.Lock()  # who stops this process for a while must not do it while others are locked out
         with self.open() as db:
             db.execute("create table if not exists outputs (id text primary key, value integer)")
             db.execute("create table if not exists records (number integer primary key, record text)")
@@ -66,7 +68,7 @@ class Committer:
         return json.loads(row[0]) if row else None
 
     def commit(self, record: dict[str, Any]) -> None:
-        with self.open() as db:
+        with self.writing, self.open() as db:
             if db.execute("select max(epoch) from epochs").fetchone()[0] != self.epoch:
                 raise Fenced
             db.executemany("insert into outputs values (?, ?)", self.buffer)
