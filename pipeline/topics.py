@@ -75,10 +75,12 @@ def since(
 
     Of several, those that kafka-python knows no leader of at the moment look as if nothing had come since: so these are asked for alone.
     """
-    found = consumer.offsets_for_times(dict.fromkeys(partitions, at), timeout_ms=timeout_ms)
-    for partition in [partition for partition, first in found.items() if first is None]:
-        found |= consumer.offsets_for_times({partition: at}, timeout_ms=timeout_ms)
-    return dict(found)
+    found = dict(consumer.offsets_for_times(dict.fromkeys(partitions, at), timeout_ms=timeout_ms))
+    unclear = [partition for partition, first in found.items() if first is None]
+    if len(found) > 1:
+        for partition in unclear:
+            found |= consumer.offsets_for_times({partition: at}, timeout_ms=timeout_ms)
+    return found
 
 
 SINGULAR = {"forecasts": "forecast", "scores": "score", "late": "late", "models": "model", "decisions": "decision"}

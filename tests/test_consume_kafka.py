@@ -5,7 +5,7 @@ from contextlib import closing, contextmanager
 
 import pytest
 from confluent_kafka import Producer
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, KafkaConsumer
 from kafka.admin import ACL, ACLOperation, ACLPermissionType, NewPartitions, ResourcePattern, ResourceType
 from kafka.cluster import ClusterMetadata
 from kafka.structs import TopicPartition
@@ -14,6 +14,7 @@ from pipeline import poller
 from pipeline.broker import Broker
 from pipeline.poller import InputTrimmed, NotAuthorised, PartitionsAdded, Poller, TopicMissing, starts
 from pipeline.records import Source
+from pipeline.topics import since
 
 pytestmark = pytest.mark.kafka
 
@@ -377,6 +378,25 @@ def test_who_has_no_leader_for_a_moment_does_not_begin_at_its_end(kafka, make_to
     monkeypatch.setattr(ClusterMetadata, "leader_for_partition", leader)
     assert starts({"bootstrap_servers": kafka}, [topic], 1_004_500 * 1_000) == {Source(topic, 0): 5, Source(topic, 1): 0}
     assert asked.count(TopicPartition(topic, 0)) == 3
+
+
+@pytest.mark.parametrize(("at", "offset"), [(999_999, 0), (1_000_001, None)])
+def test_a_partition_alone_is_waited_for_and_asked_once(kafka, make_topic, monkeypatch, at, offset):
+    partition = TopicPartition(make_topic(), 0)
+    with producer(kafka) as made:
+        made.produce(partition.topic, b"x", partition=0, timestamp=1_000_000)
+    looked, asked, known, request = [], [], ClusterMetadata.leader_for_partition, KafkaConsumer.offsets_for_times
+
+    def leader(self, one):
+        looked.append(one)
+        return None if len(looked) == 1 else known(self, one)
+
+    monkeypatch.setattr(ClusterMetadata, "leader_for_partition", leader)
+    monkeypatch.setattr(KafkaConsumer, "offsets_for_times", lambda *words, **how: asked.append(words) or request(*words, **how))
+    with closing(KafkaConsumer(bootstrap_servers=kafka)) as consumer:
+        found = since(consumer, [partition], at)[partition]
+    assert (None if found is None else found.offset) == offset
+    assert (len(asked), len(looked)) == (1, 2)
 
 
 def test_close_ends_the_thread_while_no_broker_answers():
