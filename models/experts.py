@@ -30,9 +30,9 @@ class Experts:
     def __init__(self, form: Shape, *, model: str, cell: str, members: int, columns: int) -> None:
         self.form, self.members, self.model = form, members, model
         self.alone = model not in MIXTURES  # nobody beside the one that serves is asked, or remembered
-        wide = columns > 1 and not self.alone
-        self.too_wide = wide and not affordable(form, columns)  # its columns do not see each other, then
-        self.columns = columns if wide and not self.too_wide else 0
+        fits = affordable(form, columns)
+        self.columns = columns if columns > 1 and fits and not self.alone else 0
+        self.too_wide = columns > 1 and not fits and not self.alone and model != "nets"  # its columns do not see each other, then
         self.linear = [] if self.alone else [Linear(form), *([Linear(form, columns=self.columns)] if self.columns else [])]
         self.driven = Driven(form) if form.known.number and not self.alone else None
         self.sums: dict[str, Sums] = {f"linear {k}": one for k, one in enumerate(self.linear)}  # as a snapshot names them

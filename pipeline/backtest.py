@@ -30,6 +30,7 @@ from pipeline.table import plain
 
 SEASONS = {"b": 5, "mo": 12}  # steps of a season by unit, where steps are no durations (those have pipeline.settings.SEASONS)
 WORST = 5  # series that the summary names
+TOO_WIDE = "the columns are too many for least squares of so many leads to see a whole record: each learns by itself"
 
 
 class Stopped(Exception):  # noqa: N818  reads as what happened
@@ -166,9 +167,11 @@ def run(
     torch.set_num_threads(1)  # small steps wait for each other
     on = on if on is not None else grid(f"{settings.series.step}us")
     arranged = arrange(asked, on)
+    for note in arranged.notes:
+        console.print(note, highlight=False, markup=False)
     loop = prepared(arranged, settings, on, split=split, scale=scale)
-    notes = [*arranged.notes, *([TOO_WIDE] if loop.learner.others.too_wide else [])]
-    for note in notes:
+    too_wide = (TOO_WIDE,) if loop.learner.others.too_wide else ()
+    for note in too_wide:
         console.print(note, highlight=False, markup=False)
     writable(out)
     if save is not None:
@@ -183,7 +186,7 @@ def run(
             file=asked.file.name,
             sha256=digest(asked.file),
             settings=said(asked, settings, result),
-            notes=(*notes, *unusual(result)),
+            notes=(*arranged.notes, *too_wide, *unusual(result)),
             interrupted=interrupted,
         )
         out.write_text(report.page(result, loop.values, on, about), encoding="utf-8")
@@ -204,9 +207,6 @@ def digest(file: Path) -> str:
     """SHA-256 of a file."""
     with file.open("rb") as data:
         return hashlib.file_digest(data, "sha256").hexdigest()
-
-
-TOO_WIDE = "the columns are too many for least squares to see all of a record at once: it sees each by itself"
 
 
 def unusual(result: Result) -> tuple[str, ...]:

@@ -173,7 +173,7 @@ def tell_limits(settings: Settings) -> None:
     if limits.room < settings.series.max_series:
         LOG.info("learn.state_budget has room for fewer series than series.max_series: further ones are rejected", room=limits.room)
     if limits.too_wide:
-        LOG.info("input.values are too many for least squares to see all columns of a record at once: it sees each by itself")
+        LOG.info("input.values are too many for least squares of so many leads to see a whole record: each learns by itself")
 
 
 def run(settings: Settings, *, stop: Stop, take_over: bool = False) -> dict[str, Any]:
@@ -215,7 +215,7 @@ def look_less_for_garbage() -> None:
     """
     gc.collect()
     gc.freeze()
-    atexit.unregister(gc.unfreeze)  # of the life before
+    atexit.unregister(gc.unfreeze)  # one is enough, however often this process begins anew
     atexit.register(gc.unfreeze)  # what is frozen at the end is told of as leaked, line after line, by libraries that watch for it
     gc.set_threshold(GARBAGE, 20, 20)
 

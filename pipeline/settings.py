@@ -97,7 +97,7 @@ class Input(Section):
     at: str = about("path of the event time; `record`: Kafka's own timestamp", "at", min_length=1)
     at_format: TimeFormat = about("rfc3339, an epoch in s, ms, us or ns, or a format of strptime (UTC where it has no zone)", "rfc3339")
     value: str = about("path of the value", "value", min_length=1)
-    values: Names = about("columns of a wide record, each a series `<series>/<column>`; up to two dozen learn from each other", ())
+    values: Names = about("columns of a wide record, each a series `<series>/<column>`; up to 23 learn from each other at 48 leads", ())
     covariates: Names = about("names of covariates, in `covariates` of a record, else its own fields; others are ignored", ())
     ahead: Names = about("those of them that `ahead` of a record tells of later cells", ())
     include: Names = about("globs of the series ids to read; none: all", ())

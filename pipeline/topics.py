@@ -73,12 +73,12 @@ def since(
 ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
     """The first record of each partition that is not older than a time (ms); None: there is none. Raises KafkaError.
 
-    Of several, those that kafka-python knows no leader of at the moment look as if nothing had come since: so these are asked for alone.
+    Of several, those that kafka-python knows no leader of at the moment look as if nothing had come since: so these are asked for alone,
+    when it waits until it knows.
     """
     found = dict(consumer.offsets_for_times(dict.fromkeys(partitions, at), timeout_ms=timeout_ms))
-    unclear = [partition for partition, first in found.items() if first is None]
     if len(found) > 1:
-        for partition in unclear:
+        for partition in [partition for partition, first in found.items() if first is None]:
             found |= consumer.offsets_for_times({partition: at}, timeout_ms=timeout_ms)
     return found
 

@@ -30,6 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 LEFT_OUT = pytest.StashKey[int]()
+WORD = "tidecast_left_out"  # by which a process that shares the tests tells of it
 
 
 @pytest.hookimpl(trylast=True)
@@ -44,16 +45,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=out)
         config.stash[LEFT_OUT] = len(out)
     if (told := getattr(config, "workeroutput", None)) is not None:  # this is one of several processes that share the tests
-        told[LEFT] = len(out)
-
-
-LEFT = "tidecast_left_out"
+        told[WORD] = len(out)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Each of the processes has left out the same."""
-    node.config.stash[LEFT_OUT] = getattr(node, "workeroutput", {}).get(LEFT, 0)
+    """Each of the processes has left out the same; one that crashed says nothing."""
+    if (count := getattr(node, "workeroutput", {}).get(WORD)) is not None:
+        node.config.stash[LEFT_OUT] = count
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -63,8 +63,8 @@ def reader(folder: Path) -> Committer:
 
 
 def test_a_process_that_was_stopped_finds_itself_replaced_and_harms_nothing(tmp_path: Path, processes: ForkServerContext) -> None:
-    def start(where: str = "nowhere", **how: Any) -> Any:
-        process = processes.Process(target=engine_victim.live, args=(tmp_path, NUMBERS, where, 4), kwargs=how)
+    def start(where: str = "nowhere", nth: int = 4, **how: Any) -> Any:
+        process = processes.Process(target=engine_victim.live, args=(tmp_path, NUMBERS, where, nth), kwargs=how)
         process.start()
         return process
 
@@ -72,9 +72,9 @@ def test_a_process_that_was_stopped_finds_itself_replaced_and_harms_nothing(tmp_
     zombie = start("after_snapshot_rename", delay=0.05, how=signal.SIGSTOP)
     until_stopped(zombie.pid)
     last = until_commits(tmp_path, 1)
-    successor = start(delay=0.05)
+    successor = start("after_commit", 8, delay=0.05, how=signal.SIGSTOP)
+    until_stopped(successor.pid)
     until_commits(tmp_path, last["number"] + 8)
-    os.kill(successor.pid, signal.SIGSTOP)
     os.kill(zombie.pid, signal.SIGCONT)
     zombie.join(60)
     assert zombie.exitcode == engine_victim.FENCED

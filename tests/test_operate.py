@@ -72,12 +72,12 @@ def test_series_are_as_many_as_their_state_has_room_for(tmp_path: Path) -> None:
     assert operate.spec_of(settings(series__max_series=7), (Source("f", 0),), now=0.0).rules.quota == 8
 
 
-@pytest.mark.parametrize(("columns", "said"), [(23, []), (60, ["too many for least squares to see all columns of a record at once"])])
-def test_what_memory_does_not_allow_is_said(columns: int, said: list[str]) -> None:
+@pytest.mark.parametrize(("columns", "said"), [(23, 0), (24, 1)])
+def test_columns_that_are_too_many_to_see_each_other_are_said(columns: int, said: int) -> None:
     given = settings(input__values=[f"c{k}" for k in range(columns)], forecast__horizon=48, series__season=24)
     with structlog.testing.capture_logs() as log:
         operate.tell_limits(given)
-    assert [part for line, part in zip(log[1:], said, strict=True) if part in line["event"]] == said
+    assert ["too many for least squares" in line["event"] for line in log].count(True) == said
 
 
 def test_learning_in_a_process_of_its_own_shows_in_no_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
