@@ -38,7 +38,7 @@ QUERIES = {
     f"{board.uid}: {panel.title}: {query.legend}": query.expression for board in BOARDS for panel in board.panels for query in panel.queries
 }
 NAME, RETRAINED = "observed", "retrained"
-SECONDS = 120  # of scraping
+SECONDS, EVERY = 120, 2  # of scraping; it also gives up after as long as it waits from one scrape to the next
 WITHIN = 60.0  # s
 
 
@@ -75,7 +75,7 @@ def observed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[O
     over = threading.Event()
     asked = {**AT, "metrics__address": exporter, "metrics__series": "meter-0,meter-1", "forecast__min_scores": "5"}
     asked |= {"registry__url": str(folder / "models"), "registry__alpha": "1e-12", "registry__shadow_for": "300d"}  # it stays
-    with server(), prometheus(folder / "prometheus", {NAME: exporter, RETRAINED: retrained}, every="1s") as at:
+    with server(), prometheus(folder / "prometheus", {NAME: exporter, RETRAINED: retrained}, every=f"{EVERY}s") as at:
         produce(kafka, topic, rows[: 8 * 40])
         sender = threading.Thread(target=send, args=(kafka, topic, rows[8 * 40 :], over))
         instance = Instance(folder, "run", "--json", *settings(kafka, NAME, topic, folder, **asked))
@@ -182,7 +182,7 @@ def test_it_is_ready_once_it_has_caught_up(observed: Observed) -> None:
 def test_for_two_minutes_no_scrape_fails_and_everything_goes_on(observed: Observed) -> None:
     """Whatever the others take of the time, if they come before, need not be waited for here."""
     up = f'up{{application="{NAME}"}}'
-    until(lambda: observed.values(f"count_over_time({up}[{SECONDS + 60}s]) >= {SECONDS}"), within=SECONDS + WITHIN)
+    until(lambda: observed.values(f"count_over_time({up}[{SECONDS + 60}s]) >= {SECONDS // EVERY}"), within=SECONDS + WITHIN)
     assert observed.values(f"min_over_time({up}[{SECONDS - 20}s])") == [1.0]  # the first seconds are those of its start
     for name in ("observations_consumed", "forecasts_published", "commits", "train_steps", "scores"):
         least = f"min_over_time(sum(rate(tidecast_{name}_total[20s]))[{SECONDS // 2}s:5s])"
