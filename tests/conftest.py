@@ -19,6 +19,7 @@ import pytest
 import structlog
 
 from pipeline.broker import Broker
+from tests import forking
 
 # An example that takes longer than others says what else the machine does
 hypothesis.settings.register_profile("suite", deadline=None)
@@ -122,10 +123,7 @@ def processes(request: pytest.FixtureRequest) -> Iterator[ForkServerContext]:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # the server itself is not told ours
         forkserver.ensure_running()
     yield context
-    for left in multiprocessing.active_children():  # of a test that failed: the server would wait for it for ever
-        left.kill()
-        left.join()
-    forkserver._forkserver._stop()
+    forking.end()
 
 
 @pytest.fixture

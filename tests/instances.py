@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 
 from pipeline import topics
+from tests import forking
 
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOAD = ["pipeline.__main__", "pipeline.operate", "pipeline.summary", "tests.instances"]
@@ -46,10 +47,7 @@ def server() -> Iterator[None]:
         os.environ.pop("PYTHONPATH")
         if before is not None:
             os.environ["PYTHONPATH"] = before
-        for left in multiprocessing.active_children():  # of a test that failed: the server would wait for it for ever
-            left.kill()
-            left.join()
-        forkserver._forkserver._stop()
+        forking.end()
 
 
 def live(arguments: list[str], environ: dict[str, str], out: str, err: str, first: Callable[[], None] | None) -> None:
