@@ -118,7 +118,7 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
 def processes(request: pytest.FixtureRequest) -> Iterator[ForkServerContext]:
     """What a module's `PRELOADED` imports is imported once, in a server that forks; each process is new all the same."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(request.module.PRELOADED)
+    context.set_forkserver_preload([*request.module.PRELOADED, "tests.settled"])
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # the server itself is not told ours
         forkserver.ensure_running()

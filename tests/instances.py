@@ -27,7 +27,7 @@ from pipeline import topics
 from tests import forking
 
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOAD = ["pipeline.__main__", "pipeline.operate", "pipeline.summary", "tests.instances"]
+PRELOAD = ["pipeline.__main__", "pipeline.operate", "pipeline.summary", "tests.instances", "tests.settled"]
 HOUR = 3_600
 BEGIN = 1_767_225_600  # 2026-01-01
 PATIENCE = 90.0  # s; a test waits so long on a machine that is busy with other things

@@ -33,59 +33,57 @@ FORECASTERS = {
 }
 
 
-def says_the_same_however_partitions_interleave(config):
-    one, other = Stream(wavy(STEPS, SERIES), config).play(), Stream(wavy(STEPS, SERIES), config).play(np.random.default_rng(3))
-    assert one.said == other.said
-    assert one.learner.digest() == other.learner.digest()
+def says_the_same_however_partitions_interleave(config, undisturbed):
+    other = Stream(wavy(STEPS, SERIES), config).play(np.random.default_rng(3))
+    assert undisturbed.said == other.said
+    assert undisturbed.learner.digest() == other.learner.digest()
 
 
-def says_the_same_after_a_restart(config):
-    whole, halves = Stream(wavy(STEPS, SERIES), config).play(), Stream(wavy(STEPS, SERIES), config)
+def says_the_same_after_a_restart(config, undisturbed):
+    halves = Stream(wavy(STEPS, SERIES), config)
     while halves.closed < STEPS // 2:
         halves.close() if halves.may_close() else halves.arrive(halves.may_arrive())
     halves.learner = Learner.restore(config, halves.learner.snapshot())
     halves.play()
-    assert halves.said == whole.said
-    assert halves.learner.digest() == whole.learner.digest()
+    assert halves.said == undisturbed.said
+    assert halves.learner.digest() == undisturbed.learner.digest()
 
 
-def knows_nothing_of_the_future(config):
+def knows_nothing_of_the_future(config, undisturbed):
     cut, values = STEPS // 2, wavy(STEPS, SERIES)
     changed = values.copy()
     changed[cut:] = np.where(np.isnan(values[cut:]), np.nan, 50 - 3 * values[cut:])
-    one, other = Stream(values, config).play(), Stream(changed, config).play()
-    before = {at: said for at, said in one.said.items() if at[1] < cut}
+    other = Stream(changed, config).play()
+    before = {at: said for at, said in undisturbed.said.items() if at[1] < cut}
     assert before == {at: said for at, said in other.said.items() if at[1] < cut}
-    assert one.said != other.said
+    assert undisturbed.said != other.said
 
 
-def learns(config):
-    stream = Stream(wavy(STEPS, SERIES), config)
-    first = stream.learner.digest()
-    assert stream.play().learner.digest() != first
-    assert stream.learner.descent.weights.equal(Learner(config).descent.weights) != stream.learner.taught
-    assert stream.learner.summary()["served"]["1"].keys() <= {*stream.learner.experts}
+def learns(config, undisturbed):
+    fresh, learner = Stream(wavy(STEPS, SERIES), config).learner, undisturbed.learner
+    assert learner.digest() != fresh.digest()
+    assert learner.descent.weights.equal(fresh.descent.weights) != learner.taught
+    assert learner.summary()["served"]["1"].keys() <= {*learner.experts}
 
 
-def speaks_of_what_it_serves(config):
-    stream = Stream(wavy(STEPS, SERIES), config).play()
-    for point, quantiles, by, reason in stream.steps.values():
+def speaks_of_what_it_serves(config, undisturbed):
+    for point, quantiles, by, reason in undisturbed.steps.values():
         assert np.isfinite(point).all()
         assert np.isfinite(quantiles).all()
         assert (np.diff(quantiles, axis=0) >= 0).all()
-        assert set(by.tolist()) <= set(range(len(stream.learner.experts)))
+        assert set(by.tolist()) <= set(range(len(undisturbed.learner.experts)))
         assert set(reason.tolist()) <= set(range(len(REASONS)))
         assert ((reason == NONE) == (by == NET)).all(), "why not the model asked for, exactly where it was not"
 
 
-def is_not_changed_by_being_asked(config):
-    learner = Stream(wavy(STEPS, SERIES), config).play().learner
+def is_not_changed_by_being_asked(config, undisturbed):
+    learner = undisturbed.learner
     before = learner.snapshot()
     learner.summary(), learner.summary(slot=0), learner.digest(), learner.updates(STEPS)
     assert learner.snapshot() == before
 
 
-def survives_numbers_that_nobody_expects(config):
+def survives_numbers_that_nobody_expects(config, undisturbed):
     values = wavy(STEPS, SERIES)
     values[10, 0], values[11, 1], values[12:15, 2] = 3e38, -3e38, np.nan
     values[20:, 0] = 0.0
@@ -105,7 +103,17 @@ CHECKS = [
 ]
 
 
+@pytest.fixture(scope="module", params=FORECASTERS.values(), ids=FORECASTERS)
+def config(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config):
+    """A stream that has been played in step: checks look at it, and change nothing."""
+    return Stream(wavy(STEPS, SERIES), config).play()
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("config", FORECASTERS.values(), ids=FORECASTERS)
-def test_forecaster(check, config):
-    check(config)
+def test_forecaster(check, config, undisturbed):
+    check(config, undisturbed)

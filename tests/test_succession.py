@@ -130,18 +130,25 @@ def test_a_score_names_the_version_that_its_forecast_named():
     assert any(len(versions) == 2 for versions in both), "a value that was forecast by both"
 
 
-def life(monkeypatch, shard, blocks=BLOCKS):
-    """A challenger is offered, promoted, taken back; another one refused; the first serves by somebody's word, and is taken back."""
+OFFERED = {30: ("challenger", A), 110: ("challenger", B), len(BLOCKS) - 25: ("champion", A)}
+
+
+def judged(monkeypatch):
     says(monkeypatch, a=(1, PROMOTED), former=(1, PROMOTED), b=(1, REFUSED))
-    return told_to(
-        shard, blocks, (30, offered("challenger", A)), (110, offered("challenger", B)), (len(blocks) - 25, offered("champion", A))
-    )
 
 
-def test_a_whole_life_is_told_of(monkeypatch):
-    shard = Shard(chosen())
-    first = shard.learner.version
-    messages = life(monkeypatch, shard)
+@pytest.fixture(scope="module")
+def life():
+    """A challenger is offered, promoted, taken back; another one refused; the first serves by somebody's word, and is taken back."""
+    with pytest.MonkeyPatch.context() as patch:
+        judged(patch)
+        shard = Shard(chosen())
+        return shard, told_to(shard, BLOCKS, *((at, offered(*words)) for at, words in OFFERED.items()))
+
+
+def test_a_whole_life_is_told_of(life):
+    shard, messages = life
+    first = Shard(chosen()).learner.version
     found = [(d["kind"], d["version"], d["from_version"], d["numbers"].get("state")) for d in changes(messages)]
     assert found == [
         ("shadow", A, first, "begins"),
@@ -176,8 +183,9 @@ def test_a_whole_life_is_told_of(monkeypatch):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_what_is_on_record_is_enough_to_live_it_again(monkeypatch, tmp_path, seed):
-    messages = life(monkeypatch, Shard(chosen()))
+def test_what_is_on_record_is_enough_to_live_it_again(life, monkeypatch, tmp_path, seed):
+    _, messages = life
+    judged(monkeypatch)
     plans = recorded(messages, tmp_path)
     monkeypatch.setattr(Shard, "_version", lambda _, name: offered("champion", name).incoming)
     monkeypatch.setattr(Shadow, "verdict", None)  # nobody asks
@@ -189,10 +197,10 @@ def test_what_is_on_record_is_enough_to_live_it_again(monkeypatch, tmp_path, see
 
 
 @pytest.mark.parametrize("cut", [31, 45, 60, 118, len(BLOCKS) - 22])
-def test_a_restart_does_not_show(monkeypatch, cut):
-    whole = life(monkeypatch, Shard(chosen()))
-    says(monkeypatch, a=(1, PROMOTED), former=(1, PROMOTED), b=(1, REFUSED))
-    offers = {30: offered("challenger", A), 110: offered("challenger", B), len(BLOCKS) - 25: offered("champion", A)}
+def test_a_restart_does_not_show(life, monkeypatch, cut):
+    _, whole = life
+    judged(monkeypatch)
+    offers = {at: offered(*words) for at, words in OFFERED.items()}
     shard, out = Shard(chosen()), []
     monkeypatch.setattr(Shard, "_version", lambda _, name: offered("champion", name).incoming)
     for at, one in enumerate(BLOCKS):
@@ -225,8 +233,8 @@ def test_a_shadow_thawed_is_the_one_that_was_frozen(monkeypatch):
 @pytest.mark.parametrize(("snapshot", "commit"), [(20, 60), (60, 118), (100, len(BLOCKS) - 20)])
 def test_recovery_repeats_what_was_planned_and_asks_nobody(monkeypatch, snapshot, commit):
     monkeypatch.setattr(Shard, "_version", lambda _, name: offered("champion", name).incoming)
-    says(monkeypatch, a=(1, PROMOTED), former=(1, PROMOTED), b=(1, REFUSED))
-    offers = {30: offered("challenger", A), 110: offered("challenger", B), len(BLOCKS) - 25: offered("champion", A)}
+    judged(monkeypatch)
+    offers = {at: offered(*words) for at, words in OFFERED.items()}
     first, out, frozen = Shard(chosen()), [], b""
     for at, one in enumerate(BLOCKS[:commit]):
         if at == snapshot:
