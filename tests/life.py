@@ -36,6 +36,7 @@ DRIFT, HISTORY = 96, 384  # hours until the city changes, and until somebody ret
 LATER, MORE = 7, 2.0  # hours that the day comes later by, and how much wider it swings
 CAREFUL, USUAL = "0.00002", "0.002"  # rates: of the stream, and of the retraining
 NOISE = 0.3  # standard deviation of what is added to weights to make them bad
+AT_ONCE = 2 * DAY  # hours that are fed before anybody waits for what has been forecast
 NOT_SOONER = 240  # hours in the shadow before a kill
 MORE_SETTINGS = {
     **AT, "series__season": "24", "forecast__horizon": "4", "forecast__model": "lstm", "learn__rate": CAREFUL,
@@ -134,13 +135,15 @@ class Life:
         return until(so, told=self.stream.said)
 
     def feed(self, hours: int) -> None:
-        """Day by day, one ahead of what has been forecast."""
-        for first in range(self.fed, self.fed + hours, DAY):
-            for row in self.log[first * STRETCHES : (first + DAY) * STRETCHES]:
+        """Some days at a time, ahead of what has been forecast."""
+        end = self.fed + hours
+        while self.fed < end:
+            stop = min(self.fed + AT_ONCE, end)
+            for row in self.log[self.fed * STRETCHES : stop * STRETCHES]:
                 self._producer.produce(self.topic, key=row.series.encode(), value=row.json())
             assert self._producer.flush(30) == 0
             self.wait(lambda: len(self.forecasts()) >= self.fed * STRETCHES)
-            self.fed = first + DAY
+            self.fed = stop
             self.report()
 
     def catch_up(self) -> None:
@@ -152,8 +155,8 @@ class Life:
 
     def feed_until(self, kind: str, name: str) -> None:
         while not self.told(kind, name):
-            assert (self.fed + DAY) * STRETCHES <= len(self.log), f"no {kind} of {name} until the end of all there is: {self.changes()}"
-            self.feed(DAY)
+            assert (self.fed + AT_ONCE) * STRETCHES <= len(self.log), f"no {kind} of {name} until the end of all there is: {self.changes()}"
+            self.feed(AT_ONCE)
         self.report()
 
     # What others see

@@ -37,25 +37,30 @@ def test_without_a_season_a_model_can_earn_its_place():
 
 
 NOISE = np.random.default_rng(2).normal(0, 1, (500, 6))
-FLOOR = np.abs(NOISE - np.median(NOISE, 0)).mean(0)  # of the best constant, known in hindsight: who is below it has seen the future
 
 
-def sees_the_future(points):
-    return any((errors(NOISE, points, lead).mean(0) <= 0.98 * FLOOR).any() for lead in (1, 6))
+def floor(noise):
+    """Error of the best constant, known in hindsight: who is below it has seen the future."""
+    return np.abs(noise - np.median(noise, 0)).mean(0)
+
+
+def sees_the_future(noise, points):
+    return any((errors(noise, points, lead).mean(0) <= 0.98 * floor(noise)).any() for lead in (1, 6))
 
 
 def test_on_white_noise_nobody_is_better_than_the_best_constant():
     points, by = played(NOISE)
-    assert not sees_the_future(points)
+    assert not sees_the_future(NOISE, points)
     for lead in (1, 6):
-        assert errors(NOISE, points, lead)[250:].mean() < 1.1 * FLOOR.mean()  # it has learnt that there is nothing to learn
+        assert errors(NOISE, points, lead)[250:].mean() < 1.1 * floor(NOISE).mean()  # it has learnt that there is nothing to learn
     assert (by[250:] == NET).mean() > 0.9  # which is much better than either baseline
 
 
 @pytest.mark.parametrize("model", ["mixture", "nets"])
 def test_a_covariate_that_tells_what_is_to_come_turns_the_canary_red(model):
-    points, _ = played(NOISE, told=NOISE[..., None], covariates=("plan",), ahead=("plan",), model=model)
-    assert sees_the_future(points)
+    noise = NOISE[:150]
+    points, _ = played(noise, told=noise[..., None], covariates=("plan",), ahead=("plan",), model=model)
+    assert sees_the_future(noise, points)
 
 
 # Two of three networks of a mixture must first learn that there is a season
