@@ -382,11 +382,11 @@ def test_the_help_has_examples():
 
 @pytest.fixture(scope="module")
 def caused(tmp_path_factory):
-    """600 hours of a noisy walk, which follows three times a plan; text beside."""
+    """400 hours of a noisy walk, which follows three times a plan; text beside."""
     rng = np.random.default_rng(2)
-    plan = rng.normal(0, 1, 600).cumsum()
+    plan = rng.normal(0, 1, 400).cumsum()
     file = tmp_path_factory.mktemp("caused") / "caused.csv"
-    pl.DataFrame({**hourly(600), "y": rng.normal(0, 1, 600).cumsum() + 3 * plan, "plan": plan, "note": ["x"] * 600}).write_csv(file)
+    pl.DataFrame({**hourly(400), "y": rng.normal(0, 1, 400).cumsum() + 3 * plan, "plan": plan, "note": ["x"] * 400}).write_csv(file)
     return file
 
 

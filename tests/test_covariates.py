@@ -331,7 +331,7 @@ def test_what_least_squares_learn_of_a_cell_is_what_they_forecast_with_there(sea
 # It helps
 
 
-def skills(values, cov, *, rows=450, **kwargs):
+def skills(values, cov, *, rows=300, **kwargs):
     """Skill at leads 1 and 4 over the rows behind the first third, against the last value; who served."""
     config = small(season=None, min_scores=30, model="linear", **kwargs)
     s = Stream(values, config, covariates=cov if config.covariates else None, told_ahead=6 if config.ahead else 0).play()
@@ -345,7 +345,7 @@ def skills(values, cov, *, rows=450, **kwargs):
     return (*out, served)
 
 
-def caused(rows=450, series=4, lead=0, seed=0):
+def caused(rows=300, series=4, lead=0, seed=0):
     """A noisy walk and three times a covariate that walks, too, `lead` steps before."""
     rng = np.random.default_rng(seed)
     cov = rng.normal(0, 1, (rows + 6, series, 1)).cumsum(0)
