@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import os
-import sys
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Any
@@ -117,13 +113,8 @@ def own_broker(tmp_path: Path) -> Iterator[Broker]:
 @pytest.fixture(scope="module")
 def processes(request: pytest.FixtureRequest) -> Iterator[ForkServerContext]:
     """What a module's `PRELOADED` imports is imported once, in a server that forks; each process is new all the same."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*request.module.PRELOADED, "tests.settled"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # the server itself is not told ours
-        forkserver.ensure_running()
-    yield context
-    forking.end()
+    with forking.server(request.module.PRELOADED):
+        yield forking.CONTEXT
 
 
 @pytest.fixture

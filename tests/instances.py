@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import json
 import math
-import multiprocessing
 import os
 import random
 import signal
@@ -16,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,8 +24,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from pipeline import topics
 from tests import forking
 
-CONTEXT = multiprocessing.get_context("forkserver")
-PRELOAD = ["pipeline.__main__", "pipeline.operate", "pipeline.summary", "tests.instances", "tests.settled"]
+PRELOAD = ["pipeline.__main__", "pipeline.operate", "pipeline.summary", "tests.instances"]
 HOUR = 3_600
 BEGIN = 1_767_225_600  # 2026-01-01
 PATIENCE = 90.0  # s; a test waits so long on a machine that is busy with other things
@@ -36,18 +33,8 @@ PATIENCE = 90.0  # s; a test waits so long on a machine that is busy with other 
 @contextmanager
 def server() -> Iterator[None]:
     """While it lasts, `Instance` forks instead of importing for ten seconds."""
-    CONTEXT.set_forkserver_preload(PRELOAD)
-    before = os.environ.get("PYTHONPATH")
-    root = str(Path(__file__).parents[1])
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, *(path for path in sys.path if path)])  # the server itself is not told ours
-    try:
-        forkserver.ensure_running()
+    with forking.server(PRELOAD):
         yield
-    finally:
-        os.environ.pop("PYTHONPATH")
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
-        forking.end()
 
 
 def live(arguments: list[str], environ: dict[str, str], out: str, err: str, first: Callable[[], None] | None) -> None:
@@ -78,7 +65,7 @@ class Instance:
         Instance.number += 1
         self.out = folder / f"{Instance.number}.out"
         self.err = folder / f"{Instance.number}.err"
-        self.process: ForkServerProcess = CONTEXT.Process(
+        self.process: ForkServerProcess = forking.CONTEXT.Process(
             target=live, args=(list(arguments), environ or {}, str(self.out), str(self.err), first), daemon=True
         )
         self.process.start()

@@ -331,10 +331,11 @@ def test_what_least_squares_learn_of_a_cell_is_what_they_forecast_with_there(sea
 # It helps
 
 
-def skills(values, cov, *, rows=300, **kwargs):
+def skills(values, cov, **kwargs):
     """Skill at leads 1 and 4 over the rows behind the first third, against the last value; who served."""
     config = small(season=None, min_scores=30, model="linear", **kwargs)
     s = Stream(values, config, covariates=cov if config.covariates else None, told_ahead=6 if config.ahead else 0).play()
+    rows = len(values)
     at = range(rows // 3, rows - 6)
     points = np.array([[s.steps[k, r][0] for k in range(values.shape[1])] for r in at])
     served = np.mean([[s.steps[k, r][2] == NET for k in range(values.shape[1])] for r in at])

@@ -90,22 +90,22 @@ def test_without_gates_the_same_descent_does_no_better_than_a_guess(kind):
 ENOUGH = 400  # the same, for adding
 
 
-def added(kind, numbers, steps):
+def added(kind, numbers):
     task = adding(numbers)
-    return teach(reader(kind, task=task, span=numbers), task, steps=steps, rate=2e-2, batch=32, every=25)
+    return teach(reader(kind, task=task, span=numbers), task, steps=ENOUGH, rate=2e-2, batch=32, every=25)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "numbers"), [("gru", LAG), ("lstm", LAG // 2)])  # 200 steps, 250; an LSTM adds 200 after 425
 def test_with_gates_two_marked_numbers_are_added(kind, numbers):
-    learnt = added(kind, numbers, ENOUGH)
+    learnt = added(kind, numbers)
     assert learnt.score < 0.01, learnt.steps
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("numbers", [LAG, LAG // 2])
 def test_without_gates_the_sum_is_guessed_by_its_mean(numbers):
-    learnt = added("elman", numbers, ENOUGH)
+    learnt = added("elman", numbers)
     assert learnt.steps == ENOUGH
     assert learnt.score > 0.14  # who always says 1 has 1/6
 

@@ -130,7 +130,9 @@ def test_a_score_names_the_version_that_its_forecast_named():
     assert any(len(versions) == 2 for versions in both), "a value that was forecast by both"
 
 
-OFFERED = {30: ("challenger", A), 110: ("challenger", B), len(BLOCKS) - 25: ("champion", A)}
+def offers():
+    """Of a life, by the block before which they are made."""
+    return {30: offered("challenger", A), 110: offered("challenger", B), len(BLOCKS) - 25: offered("champion", A)}
 
 
 def judged(monkeypatch):
@@ -143,7 +145,7 @@ def life():
     with pytest.MonkeyPatch.context() as patch:
         judged(patch)
         shard = Shard(chosen())
-        return shard, told_to(shard, BLOCKS, *((at, offered(*words)) for at, words in OFFERED.items()))
+        return shard, told_to(shard, BLOCKS, *offers().items())
 
 
 def test_a_whole_life_is_told_of(life):
@@ -200,8 +202,7 @@ def test_what_is_on_record_is_enough_to_live_it_again(life, monkeypatch, tmp_pat
 def test_a_restart_does_not_show(life, monkeypatch, cut):
     _, whole = life
     judged(monkeypatch)
-    offers = {at: offered(*words) for at, words in OFFERED.items()}
-    shard, out = Shard(chosen()), []
+    shard, out, made = Shard(chosen()), [], offers()
     monkeypatch.setattr(Shard, "_version", lambda _, name: offered("champion", name).incoming)
     for at, one in enumerate(BLOCKS):
         if at == cut:
@@ -210,8 +211,8 @@ def test_a_restart_does_not_show(life, monkeypatch, cut):
             back.repeat(account)
             assert back.resume(account)
             shard = back
-        if at in offers:
-            learn.OFFERS.append(offers[at])
+        if at in made:
+            learn.OFFERS.append(made[at])
         out += shard.take(one)
     assert told(out) == told(whole)
 
@@ -234,13 +235,12 @@ def test_a_shadow_thawed_is_the_one_that_was_frozen(monkeypatch):
 def test_recovery_repeats_what_was_planned_and_asks_nobody(monkeypatch, snapshot, commit):
     monkeypatch.setattr(Shard, "_version", lambda _, name: offered("champion", name).incoming)
     judged(monkeypatch)
-    offers = {at: offered(*words) for at, words in OFFERED.items()}
-    first, out, frozen = Shard(chosen()), [], b""
+    first, out, frozen, made = Shard(chosen()), [], b"", offers()
     for at, one in enumerate(BLOCKS[:commit]):
         if at == snapshot:
             frozen = first.freeze()
-        if at in offers:
-            learn.OFFERS.append(offers[at])
+        if at in made:
+            learn.OFFERS.append(made[at])
         out.append(first.take(one))
     account = json.loads(json.dumps(first.account()))
     back = Shard.thaw(chosen(), frozen)
