@@ -93,7 +93,9 @@ def _log_of_its_own() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     """The run's broker: shared, so nobody stops it; a test that wants to takes `own_broker`."""
-    with Broker(tmp_path_factory.mktemp("kafka"), die_with_parent=True) as running:
+    # Every five minutes a broker deletes segments that hold nothing newer than a week by its records' own times: tests choose those.
+    kept = {"log.retention.ms": "-1"}
+    with Broker(tmp_path_factory.mktemp("kafka"), die_with_parent=True, properties=kept) as running:
         yield running
 
 

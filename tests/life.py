@@ -36,7 +36,6 @@ DRIFT, HISTORY = 96, 384  # hours until the city changes, and until somebody ret
 LATER, MORE = 7, 2.0  # hours that the day comes later by, and how much wider it swings
 CAREFUL, USUAL = "0.00002", "0.002"  # rates: of the stream, and of the retraining
 NOISE = 0.3  # standard deviation of what is added to weights to make them bad
-AT_ONCE = 2 * DAY  # hours that are fed before anybody waits for what has been forecast
 NOT_SOONER = 240  # hours in the shadow before a kill
 MORE_SETTINGS = {
     **AT, "series__season": "24", "forecast__horizon": "4", "forecast__model": "lstm", "learn__rate": CAREFUL,
@@ -134,20 +133,24 @@ class Life:
 
         return until(so, told=self.stream.said)
 
-    def feed(self, hours: int) -> None:
-        """Some days at a time, ahead of what has been forecast."""
-        end = self.fed + hours
-        while self.fed < end:
-            stop = min(self.fed + AT_ONCE, end)
-            for row in self.log[self.fed * STRETCHES : stop * STRETCHES]:
-                self._producer.produce(self.topic, key=row.series.encode(), value=row.json())
-            assert self._producer.flush(30) == 0
-            self.wait(lambda: len(self.forecasts()) >= self.fed * STRETCHES)
-            self.fed = stop
-            self.report()
+    def offer(self, hours: int) -> None:
+        """Into the topic, and nobody waits."""
+        begin, self.fed = self.fed, self.fed + hours
+        assert self.fed * STRETCHES <= len(self.log), f"there is no hour {self.fed}"
+        for row in self.log[begin * STRETCHES : self.fed * STRETCHES]:
+            self._producer.produce(self.topic, key=row.series.encode(), value=row.json())
+        assert self._producer.flush(30) == 0
 
     def catch_up(self) -> None:
         self.wait(lambda: len(self.forecasts()) >= self.fed * STRETCHES)
+        self.report()
+
+    def feed(self, hours: int) -> None:
+        """A day at a time, all of it forecast before the next comes: what is decided is decided at the same hour on any machine."""
+        end = self.fed + hours
+        while self.fed < end:
+            self.offer(min(DAY, end - self.fed))
+            self.catch_up()
 
     def told(self, kind: str, name: str) -> bool:
         """Whether the stream has decided so of a version."""
@@ -155,9 +158,7 @@ class Life:
 
     def feed_until(self, kind: str, name: str) -> None:
         while not self.told(kind, name):
-            assert (self.fed + AT_ONCE) * STRETCHES <= len(self.log), f"no {kind} of {name} until the end of all there is: {self.changes()}"
-            self.feed(AT_ONCE)
-        self.report()
+            self.feed(DAY)
 
     # What others see
 
@@ -234,14 +235,12 @@ def settings_of(life: Life) -> Settings:
 def online(life: Life) -> None:
     life.start()
     life.feed(DRIFT)
-    life.catch_up()
     life.versions["random"] = life.forecasts()[0]["model_version"]
     life.say(f"{len(life.forecasts()):,} forecasts of {STRETCHES} series; {life.called(life.versions['random'])} serves")
 
 
 def drift(life: Life) -> None:
     life.feed(HISTORY - DRIFT)
-    life.catch_up()
     found = [d for d in life.decisions() if d["kind"] == "drift"]
     life.say(f"{len(found)} changes were noticed by the stream: {', '.join(sorted({d['cause'] for d in found})) or 'none'}")
 
@@ -261,10 +260,14 @@ def shadow(life: Life) -> None:
     life.feed_until("shadow", "retrained")
     life.feed(NOT_SOONER)
     assert not life.told("promote", "retrained"), "too late to be killed in the middle of it"
+    before = len(life.forecasts())
+    life.offer(2 * DAY)
+    life.wait(lambda: len(life.forecasts()) > before)
     life.stream.kill()
+    assert len(life.forecasts()) < life.fed * STRETCHES, "too late to be killed with work to do"
     life.say("kill -9, in the middle of a day")
     life.start("--take-over")
-    life.feed(DAY)
+    life.catch_up()
     life.say("started again, and all is there")
 
 
@@ -312,7 +315,6 @@ def mistake(life: Life) -> None:
 
 def end(life: Life) -> None:
     life.feed(DAY)
-    life.catch_up()
     life.code, summary = life.stream.stopped()
     life.say(f"stopped: {summary['consumed']:,} observations, {summary['used']:,} used")
 
