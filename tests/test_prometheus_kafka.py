@@ -66,7 +66,7 @@ class Observed(NamedTuple):
 
 @pytest.fixture(scope="module")
 def observed(kafka: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Observed]:
-    """Eight series in two partitions that get a step five times a second, and eight seconds' worth to begin with; and a challenger."""
+    """Eight series in two partitions that get five steps in two seconds, and sixteen seconds' worth to begin with; and a challenger."""
     retrained = f"127.0.0.1:{free_port()}"
     folder, exporter, topic = tmp_path_factory.mktemp("observed"), f"127.0.0.1:{free_port()}", f"{NAME}.input"
     create_topic(kafka, topic, 2, {})
@@ -114,7 +114,7 @@ def send(kafka: str, topic: str, rows: list[Sample], over: threading.Event) -> N
             producer.send(topic, key=row.series.encode(), value=row.json())
         if not k % 40:
             producer.send(topic, key=b"meter-0", value=b"not JSON")
-        if over.wait(0.2):
+        if over.wait(0.4):
             break
     producer.close()
 
