@@ -261,7 +261,7 @@ def shadow(life: Life) -> None:
     life.feed(NOT_SOONER)
     assert not life.told("promote", "retrained"), "too late to be killed in the middle of it"
     before = len(life.forecasts())
-    life.offer(2 * DAY)
+    life.offer(3 * DAY)
     life.wait(lambda: len(life.forecasts()) > before)
     life.stream.kill()
     assert len(life.forecasts()) < life.fed * STRETCHES, "too late to be killed with work to do"
