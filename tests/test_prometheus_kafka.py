@@ -105,7 +105,7 @@ def challenge(kafka: str, topic: str, folder: Path, asked: dict[str, str]) -> No
 
 
 def send(kafka: str, topic: str, rows: list[Sample], over: threading.Event) -> None:
-    """A step at a time, with one record a second that cannot be used, until told to stop."""
+    """A step at a time, with one record every two seconds that cannot be used, until told to stop."""
     from kafka import KafkaProducer
 
     producer = KafkaProducer(bootstrap_servers=kafka, linger_ms=5)
